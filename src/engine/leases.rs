@@ -19,7 +19,7 @@ use super::{
     shared::Shared,
 };
 use crate::engine::hash::HashSet;
-use crate::store::{Db, StoreError, server, stranded, tidy, worker};
+use crate::store::{Db, StoreError, server, stranded, vacuum, worker};
 
 /// Interval between flushes of heartbeats, which one statement writes; with a short lease,
 /// [`FLUSHES`] per lease.
@@ -299,7 +299,7 @@ impl Leases {
     /// Vacuums the queue's table until `shutdown`.
     pub async fn run_tidy(self, shutdown: CancellationToken) {
         while pause(jitter(TIDY), &shutdown).await {
-            if let Err(error) = tidy::queue(&self.db).await {
+            if let Err(error) = vacuum::queue(&self.db).await {
                 tracing::debug!(%error, "the queue cannot be vacuumed");
             }
         }

@@ -33,11 +33,12 @@ pub mod session;
 pub mod stranded;
 pub mod task;
 pub mod template;
-pub mod tidy;
+
 mod tls;
 pub mod trace;
 mod unused;
 pub mod url;
+pub mod vacuum;
 pub mod worker;
 mod writes;
 

@@ -1,4 +1,4 @@
-//! Keeps the queue's table small under its turnover.
+//! Vacuums the table of the queue, which turns over too fast for autovacuum.
 
 use super::{Db, StoreError};
 
@@ -6,7 +6,7 @@ use super::{Db, StoreError};
 const MANY_DEAD_ROWS: i64 = 20_000;
 
 /// Vacuums the queue if it has that many; returns whether it did. Autovacuum runs once a minute at
-/// most, and until then every look at the queue passes over the dead rows of a million ended steps.
+/// most, and until then every scan of the queue passes over the dead rows of a million ended steps.
 pub async fn queue(db: &Db) -> Result<bool, StoreError> {
     let client = db.patient().await?;
     let statement = client
