@@ -126,7 +126,7 @@ impl Auditor {
                 Ok(repaired) => repaired,
                 // One task may prevent the repair of the others.
                 Err(error) => {
-                    self.shared.db.counts().note(&error);
+                    self.shared.db.collisions().note(&error);
                     self.mend_each(tasks).await
                 }
             };

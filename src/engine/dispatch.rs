@@ -64,7 +64,7 @@ impl Dispatcher {
                         break;
                     }
                     Err(error) => {
-                        self.shared.db.counts().note(&error);
+                        self.shared.db.collisions().note(&error);
                         let pause = failing.pause(&error);
                         self.hot.take_if(|hot| hot.is_closed());
                         tokio::select! {

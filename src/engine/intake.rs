@@ -34,7 +34,7 @@ use crate::engine::hash::{HashMap, HashSet};
 use crate::store::{
     StoreError,
     changes::{Changes, NewLive},
-    counts::Collision,
+    collision_metrics::Collision,
     hot::Hot,
     task::Part,
     template::Newest,
@@ -309,7 +309,7 @@ impl Intake {
     /// Counts a collision. Returns whether to retry at once: not after a lock time-out, which has
     /// waited already.
     fn comes_through(&self, error: &StoreError) -> bool {
-        self.shared.db.counts().note(error);
+        self.shared.db.collisions().note(error);
         error.is_transient() && self.hot.is_some() && error.collision() != Some(Collision::Lock)
     }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::store::{
     StoreError,
-    counts::Collision,
+    collision_metrics::Collision,
     retirement::{self, Retired, Retirement, Unfinished},
     service::Actor,
 };

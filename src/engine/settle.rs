@@ -29,7 +29,7 @@ use crate::{
     store::{
         StoreError,
         changes::{Changes, Claimed, WantedInputs},
-        counts::Collision,
+        collision_metrics::Collision,
         hot::{Applied, Hot, LaneDemand, SettleRead},
     },
 };
@@ -225,7 +225,7 @@ impl Settler {
     /// Counts a collision. Returns true if the batch has to be halved: on a lock time-out, or after
     /// more than `COLLISIONS` collisions.
     fn is_stubborn(&self, error: &StoreError, collisions: &mut usize) -> bool {
-        self.shared.db.counts().note(error);
+        self.shared.db.collisions().note(error);
         let Some(kind) = error.collision() else {
             return false;
         };

@@ -23,7 +23,7 @@ use crate::{
         health::Health,
         metrics::{Histogram, Loop, MAX_LABEL_SETS, Metrics, OTHER},
     },
-    store::counts::Collision,
+    store::collision_metrics::Collision,
 };
 
 pub async fn page(State(engine): State<Engine>) -> Response {
@@ -68,7 +68,7 @@ impl Scrape {
             engine.backlog.read().await.ok()
         };
         let (workers, slots_used, slots_free) = engine.hub.slots();
-        let counts = engine.db.counts();
+        let collisions = engine.db.collisions();
         Self {
             metrics: Arc::clone(&engine.metrics),
             waiting: waiting.map(|waiting| bounded(&waiting)),
@@ -83,9 +83,9 @@ impl Scrape {
                 .slowest()
                 .map_or(Duration::ZERO, |(_, since)| since),
             collisions: [
-                ("serialization", counts.get(Collision::Serialization)),
-                ("deadlock", counts.get(Collision::Deadlock)),
-                ("lock", counts.get(Collision::Lock)),
+                ("serialization", collisions.get(Collision::Serialization)),
+                ("deadlock", collisions.get(Collision::Deadlock)),
+                ("lock", collisions.get(Collision::Lock)),
             ],
             audits: [
                 engine.audits.found(),

@@ -11,10 +11,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     StoreError,
+    collision_metrics::CollisionMetrics,
     connect::{
         Connector, Driver, HOT_SETTINGS, STATEMENT_TIMEOUT_MS, backend, serve, transaction_pooler,
     },
-    counts::Counts,
     session::Session,
 };
 
@@ -36,7 +36,7 @@ pub struct Db {
     pool: Pool,
     long_reads: Arc<Semaphore>,
     schema: String,
-    counts: Arc<Counts>,
+    collisions: Arc<CollisionMetrics>,
 }
 
 pub(super) type Pool = managed::Pool<Manager>;
@@ -103,7 +103,7 @@ impl Db {
             pool,
             long_reads,
             schema: schema.to_owned(),
-            counts: Arc::default(),
+            collisions: Arc::default(),
         })
     }
 
@@ -112,8 +112,8 @@ impl Db {
     }
 
     /// The collisions of this process.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    pub fn collisions(&self) -> &CollisionMetrics {
+        &self.collisions
     }
 
     /// The notification channel of this cell; channels are per database, so the schema is part of

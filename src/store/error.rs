@@ -3,7 +3,7 @@
 use deadpool::managed::PoolError;
 use tokio_postgres::error::SqlState;
 
-use super::counts::Collision;
+use super::collision_metrics::Collision;
 
 /// The label of `expect_rows` in the statements that check an admission. It begins their errors, by
 /// which [`StoreError::is_stale_admission`] recognises them. A macro, since a statement is a

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tasker::{
     proto::{self, ResultStatus, TaskState},
     server::{self, ServerConfig},
-    store::{Db, counts::Collision},
+    store::{Db, collision_metrics::Collision},
 };
 use tasker_worker::client::Client;
 use tokio_postgres::Client as Session;
@@ -94,7 +94,11 @@ async fn serialization_failures_are_tried_again_and_counted(on: &str) {
         state(&finished(&mut client, &id).await),
         TaskState::Complete
     );
-    assert_eq!(server.db.counts().get(Collision::Serialization), 3, "{on}");
+    assert_eq!(
+        server.db.collisions().get(Collision::Serialization),
+        3,
+        "{on}"
+    );
     invariants(&look).await;
 }
 
@@ -136,7 +140,7 @@ async fn deadlock_is_retried_and_counted() {
         state(&finished(&mut client, &id).await),
         TaskState::Complete
     );
-    assert_eq!(server.db.counts().get(Collision::Deadlock), 1);
+    assert_eq!(server.db.collisions().get(Collision::Deadlock), 1);
     invariants(&db.connect().await).await;
 }
 
@@ -180,7 +184,7 @@ async fn task_locked_by_another_session_delays_only_itself() {
         slowest < Duration::from_secs(5),
         "a task took {slowest:?} beside a locked one"
     );
-    assert!(server.db.counts().get(Collision::Lock) >= 1);
+    assert!(server.db.collisions().get(Collision::Lock) >= 1);
     other.batch_execute("COMMIT").await.unwrap();
     assert_eq!(worker.ack().await.status(), ResultStatus::Accepted);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Counts of collisions between transactions, for the metrics.
+//! CollisionMetrics of collisions between transactions, for the metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,14 +15,14 @@ pub enum Collision {
 
 /// The collisions since the process started; each transaction was retried.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct CollisionMetrics {
     serialization_failures: AtomicU64,
     deadlocks: AtomicU64,
     lock_timeouts: AtomicU64,
 }
 
-impl Counts {
-    /// Counts the error if it is a collision.
+impl CollisionMetrics {
+    /// CollisionMetrics the error if it is a collision.
     pub fn note(&self, error: &StoreError) {
         if let Some(kind) = error.collision() {
             self.of(kind).fetch_add(1, Ordering::Relaxed);
