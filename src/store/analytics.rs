@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Db, StoreError, service, session::SessionTransaction};
+use super::{Db, StoreError, deadline::DeadlineTransaction, service};
 use crate::domain::analytics::{Ledger, MAX_SECONDS, Measure, Service, Times};
 
 /// The statement sorts and joins each input once, so unlike everywhere else hash joins are right
@@ -82,7 +82,7 @@ const USED_SERVICES: &str = "
                            WHERE d.template_id = ANY($1::int4[]))";
 
 async fn answer(
-    tx: &SessionTransaction<'_>,
+    tx: &DeadlineTransaction<'_>,
     question: &Question<'_>,
     policies: &service::Policies,
 ) -> Result<Found, StoreError> {

@@ -15,7 +15,7 @@ use super::{
     connect::{
         Connector, Driver, HOT_SETTINGS, STATEMENT_TIMEOUT_MS, backend, serve, transaction_pooler,
     },
-    session::Session,
+    deadline::DeadlineClient,
 };
 
 /// Size of the pool that reads (get, list, watch) share.
@@ -123,13 +123,13 @@ impl Db {
     }
 
     /// A pooled connection for a read, or for a write as short as one.
-    pub async fn read(&self) -> Result<Session, StoreError> {
-        Session::take(&self.pool, READ_LIMIT, None).await
+    pub async fn read(&self) -> Result<DeadlineClient, StoreError> {
+        DeadlineClient::take(&self.pool, READ_LIMIT, None).await
     }
 
     /// A pooled connection for background work that may take long.
-    pub async fn patient(&self) -> Result<Session, StoreError> {
-        Session::take(&self.pool, STATEMENT_LIMIT, None).await
+    pub async fn patient(&self) -> Result<DeadlineClient, StoreError> {
+        DeadlineClient::take(&self.pool, STATEMENT_LIMIT, None).await
     }
 
     /// A pooled connection for a query over many rows, with one of the few permits for such
@@ -139,7 +139,7 @@ impl Db {
         let busy = || StoreError::Connection("other queries take long".into());
         let turn = tokio::time::timeout(READ_LIMIT, Arc::clone(&self.long_reads).acquire_owned());
         let turn: OwnedSemaphorePermit = turn.await.map_err(|_| busy())?.map_err(|_| busy())?;
-        Session::take(&self.pool, STATEMENT_LIMIT, Some(turn)).await
+        DeadlineClient::take(&self.pool, STATEMENT_LIMIT, Some(turn)).await
     }
 
     /// A dedicated connection for an engine loop, with the planner restricted to index lookups.

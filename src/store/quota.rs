@@ -7,7 +7,7 @@
 
 use uuid::Uuid;
 
-use super::{Db, StoreError, service::QuotaShare, session::SessionTransaction};
+use super::{Db, StoreError, deadline::DeadlineTransaction, service::QuotaShare};
 use crate::domain::circuit::{self, Holder};
 
 /// A server that has not renewed its share for this long no longer demands it.
@@ -111,7 +111,7 @@ pub async fn renew(db: &Db, server: Uuid, ask: &Renewal) -> Result<Option<Renewe
 
 #[expect(clippy::too_many_lines, reason = "one transaction in its order")]
 async fn take(
-    tx: &SessionTransaction<'_>,
+    tx: &DeadlineTransaction<'_>,
     server: Uuid,
     ask: &Renewal,
     probes_left: i32,
@@ -216,7 +216,7 @@ fn holder(row: &Row, used: u32) -> Holder {
 
 /// Probes granted to a server that is gone, and not used by it, are granted again.
 async fn take_probes(
-    tx: &SessionTransaction<'_>,
+    tx: &DeadlineTransaction<'_>,
     ask: &Renewal,
     rows: &[Row],
     me: usize,

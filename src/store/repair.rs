@@ -11,7 +11,7 @@ use super::{
     audit::wakes,
     changes::{Changes, Event, WantedInputs},
     columns::{Columns, Params},
-    session::{Session, SessionTransaction},
+    deadline::{DeadlineClient, DeadlineTransaction},
     writes,
 };
 use crate::domain::{
@@ -122,7 +122,7 @@ pub struct Mending {
 
 /// A repair: a transaction that has the audit lock and the locks of the tasks in hand.
 pub struct Repairing<'a> {
-    tx: SessionTransaction<'a>,
+    tx: DeadlineTransaction<'a>,
     pub tasks: Vec<Audited>,
     pub now: SystemTime,
 }
@@ -185,7 +185,7 @@ impl<'a> Repairing<'a> {
     /// Locks the tasks and all their rows in play, and reads their state. `None` when another
     /// server audits.
     pub async fn begin(
-        session: &'a mut Session,
+        session: &'a mut DeadlineClient,
         tasks: &[Uuid],
     ) -> Result<Option<Self>, StoreError> {
         let tx = session.transaction().await?;

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-use super::{Db, StoreError, service::Actor, session::SessionTransaction, template::TURN};
+use super::{Db, StoreError, deadline::DeadlineTransaction, service::Actor, template::TURN};
 
 /// Bound on the changes of a page.
 pub const PAGE_CHANGES: i64 = 10_000;
@@ -146,7 +146,7 @@ pub async fn restore(
 /// Whether a version is retired, valid while this transaction has the registration lock; `None`
 /// where the template does not exist.
 async fn retired(
-    tx: &SessionTransaction<'_>,
+    tx: &DeadlineTransaction<'_>,
     template_id: i32,
 ) -> Result<Option<bool>, StoreError> {
     tx.execute(TURN, &[]).await?;
@@ -161,7 +161,7 @@ async fn retired(
 /// The tasks of a version that are not final; `None` when there are none. Each has a row in the
 /// queue, whose length depends on the current work and not on the history.
 async fn unfinished(
-    tx: &SessionTransaction<'_>,
+    tx: &DeadlineTransaction<'_>,
     template_id: i32,
 ) -> Result<Option<Unfinished>, StoreError> {
     let sql = "SELECT count(*), count(DISTINCT task_id), (array_agg(task_id ORDER BY task_id))[1]
@@ -177,7 +177,7 @@ async fn unfinished(
 
 async fn set(
     db: &Db,
-    tx: &SessionTransaction<'_>,
+    tx: &DeadlineTransaction<'_>,
     template_id: i32,
     standing: &str,
     actor: &Actor,

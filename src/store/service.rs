@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::Row;
 
-use super::{Db, StoreError, session::SessionTransaction};
+use super::{Db, StoreError, deadline::DeadlineTransaction};
 use crate::domain::{
     circuit::{self, Calls, CircuitEvent, CircuitState, Counted},
     event::EventType,
@@ -151,7 +151,7 @@ const LOCK: &str = "
     SELECT service_id, namespace, service, state::text, openings, probes_passed
       FROM services WHERE service_id = ANY($1::int4[]) ORDER BY service_id FOR UPDATE";
 
-async fn lock(tx: &SessionTransaction<'_>, ids: &[i32]) -> Result<Vec<Locked>, StoreError> {
+async fn lock(tx: &DeadlineTransaction<'_>, ids: &[i32]) -> Result<Vec<Locked>, StoreError> {
     let statement = tx.prepare_cached(LOCK).await?;
     let rows = tx.query(&statement, &[&ids]).await?;
     let all = tx.prepare_cached(POLICIES).await?;
@@ -227,7 +227,7 @@ const COUNT: &str = "
 
 /// Adds calls to the window and returns its new totals.
 async fn count(
-    tx: &SessionTransaction<'_>,
+    tx: &DeadlineTransaction<'_>,
     service: &Locked,
     calls: Calls,
 ) -> Result<Calls, StoreError> {
@@ -273,7 +273,7 @@ const CHANGE_STATE: &str = "
 /// Changes a circuit, with its history and its event. `false` if its state does not allow the
 /// change.
 async fn apply(
-    tx: &SessionTransaction<'_>,
+    tx: &DeadlineTransaction<'_>,
     service: &Locked,
     event: CircuitEvent,
     calls: Option<Calls>,
@@ -437,7 +437,7 @@ const ORDER: &str = "
     INSERT INTO events (at, type, service_id, detail, next_attempt_at)
     SELECT now, $6::text::event_type, $1, $8, forced_until FROM s";
 
-async fn release(tx: &SessionTransaction<'_>, id: i32, actor: &Actor) -> Result<(), StoreError> {
+async fn release(tx: &DeadlineTransaction<'_>, id: i32, actor: &Actor) -> Result<(), StoreError> {
     let statement = tx.prepare_cached(ORDER).await?;
     let none: Option<&str> = None;
     let kind = EventType::CircuitReleased.as_str();
@@ -515,7 +515,7 @@ pub async fn reset(db: &Db, scope: &Scope, actor: &Actor, wake: &str) -> Result<
     Ok(true)
 }
 
-async fn find(tx: &SessionTransaction<'_>, scope: &Scope) -> Result<Option<Locked>, StoreError> {
+async fn find(tx: &DeadlineTransaction<'_>, scope: &Scope) -> Result<Option<Locked>, StoreError> {
     let find = "SELECT service_id FROM services WHERE namespace = $1 AND service = $2";
     let Some(row) = tx
         .query_opt(find, &[&scope.namespace, &scope.service])

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{proto, store::session::Session};
+use tasker::{proto, store::deadline::DeadlineClient};
 use tokio_postgres::Client;
 
 use super::support::{
@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(8);
 const TURNS: i64 = 2;
 
 /// Sends the query and drops it in the middle.
-pub async fn leave(session: Session, sql: &str) {
+pub async fn leave(session: DeadlineClient, sql: &str) {
     let asked = tokio::time::timeout(Duration::from_millis(300), session.query(sql, &[]));
     assert!(asked.await.is_err(), "the question takes longer");
 }

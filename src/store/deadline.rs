@@ -1,5 +1,5 @@
-//! A pooled connection with a limit on all its waits, which is set when it is taken: a Postgres
-//! that accepts connections and never answers must not block a caller. A session that is dropped
+//! A pooled connection with a deadline for all its waits, set when it is taken: a Postgres that
+//! accepts connections and never answers must not block a caller. A connection that is dropped
 //! during a query cancels the query.
 
 use std::{
@@ -30,30 +30,30 @@ const LEFT_ALONE: Duration = Duration::from_millis(100);
 /// Limit on a cancel request, and the wait for its effect before the second one; the wait then
 /// doubles each time, since a stopped Postgres must not find thousands of requests when it
 /// continues.
-const CANCEL_PAUSE: Duration = Duration::from_secs(1);
+const CANCEL_WAIT: Duration = Duration::from_secs(1);
 
 type Param<'a> = &'a (dyn ToSql + Sync);
 
-/// A pooled connection. Its drop returns it to the pool. If a query is under way then, because its
-/// caller has gone away or its time is over, the query is cancelled first.
-pub struct Session {
+/// A pooled connection with a deadline. Its drop returns it to the pool. If a query is under way
+/// then, because its caller has gone away or its time is over, the query is cancelled first.
+pub struct DeadlineClient {
     /// `Some` until the drop.
     client: Option<Object<Manager>>,
-    until: Until,
+    deadline: Deadline,
     turn: Option<OwnedSemaphorePermit>,
 }
 
-/// The transaction of a [`Session`]; it shares the session's limit.
-pub struct SessionTransaction<'a> {
+/// The transaction of a [`DeadlineClient`]; it shares the deadline.
+pub struct DeadlineTransaction<'a> {
     tx: Transaction<'a>,
-    until: Until,
+    deadline: Deadline,
 }
 
-/// The end of a session's time, and the number of its unanswered queries.
+/// The time at which every wait ends, and the number of unanswered queries.
 #[derive(Clone)]
-struct Until(Instant, Arc<AtomicU32>);
+struct Deadline(Instant, Arc<AtomicU32>);
 
-impl Until {
+impl Deadline {
     async fn wait<T, E>(&self, answer: impl Future<Output = Result<T, E>>) -> Result<T, StoreError>
     where
         StoreError: From<E>,
@@ -68,17 +68,17 @@ impl Until {
     }
 }
 
-impl Session {
+impl DeadlineClient {
     /// Takes a connection; `limit` covers the wait for it and everything done with it.
     pub(super) async fn take(
         pool: &Pool,
         limit: Duration,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, StoreError> {
-        let until = Until(Instant::now() + limit, Arc::default());
+        let deadline = Deadline(Instant::now() + limit, Arc::default());
         Ok(Self {
-            client: Some(until.wait(pool.get()).await?),
-            until,
+            client: Some(deadline.wait(pool.get()).await?),
+            deadline,
             turn,
         })
     }
@@ -86,35 +86,35 @@ impl Session {
     fn client(&self) -> &Pooled {
         self.client
             .as_ref()
-            .expect("the connection is there until the session is dropped")
+            .expect("the connection is there until the drop")
     }
 
-    pub async fn transaction(&mut self) -> Result<SessionTransaction<'_>, StoreError> {
-        let until = self.until.clone();
+    pub async fn transaction(&mut self) -> Result<DeadlineTransaction<'_>, StoreError> {
+        let deadline = self.deadline.clone();
         let pooled = self
             .client
             .as_mut()
-            .expect("the connection is there until the session is dropped");
-        Ok(SessionTransaction {
-            tx: until.wait(pooled.client.transaction()).await?,
-            until,
+            .expect("the connection is there until the drop");
+        Ok(DeadlineTransaction {
+            tx: deadline.wait(pooled.client.transaction()).await?,
+            deadline,
         })
     }
 }
 
-/// The queries common to both; each waits no longer than the session's time.
-macro_rules! asked {
+/// The queries common to both; each waits until the deadline at most.
+macro_rules! queries {
     ($self:ident => $client:expr) => {
         pub async fn prepare_cached(&$self, sql: &str) -> Result<Statement, StoreError> {
-            $self.until.wait($client.prepare_cached(sql)).await
+            $self.deadline.wait($client.prepare_cached(sql)).await
         }
 
         pub async fn query<S: ?Sized + ToStatement>(&$self, sql: &S, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
-            $self.until.wait($client.query(sql, params)).await
+            $self.deadline.wait($client.query(sql, params)).await
         }
 
         pub async fn query_one<S: ?Sized + ToStatement>(&$self, sql: &S, params: &[Param<'_>]) -> Result<Row, StoreError> {
-            $self.until.wait($client.query_one(sql, params)).await
+            $self.deadline.wait($client.query_one(sql, params)).await
         }
 
         pub async fn query_opt<S: ?Sized + ToStatement>(
@@ -122,41 +122,41 @@ macro_rules! asked {
             sql: &S,
             params: &[Param<'_>],
         ) -> Result<Option<Row>, StoreError> {
-            $self.until.wait($client.query_opt(sql, params)).await
+            $self.deadline.wait($client.query_opt(sql, params)).await
         }
 
         pub async fn execute<S: ?Sized + ToStatement>(&$self, sql: &S, params: &[Param<'_>]) -> Result<u64, StoreError> {
-            $self.until.wait($client.execute(sql, params)).await
+            $self.deadline.wait($client.execute(sql, params)).await
         }
 
         pub async fn batch_execute(&$self, sql: &str) -> Result<(), StoreError> {
-            $self.until.wait($client.batch_execute(sql)).await
+            $self.deadline.wait($client.batch_execute(sql)).await
         }
     };
 }
 
-impl Session {
-    asked!(self => self.client().client);
+impl DeadlineClient {
+    queries!(self => self.client().client);
 }
 
-impl SessionTransaction<'_> {
-    asked!(self => self.tx);
+impl DeadlineTransaction<'_> {
+    queries!(self => self.tx);
 
     pub async fn commit(self) -> Result<(), StoreError> {
-        self.until.wait(self.tx.commit()).await
+        self.deadline.wait(self.tx.commit()).await
     }
 }
 
-impl Drop for Session {
+impl Drop for DeadlineClient {
     fn drop(&mut self) {
         let Some(object) = self.client.take() else {
             return;
         };
-        if self.until.1.load(Ordering::Relaxed) == 0 {
+        if self.deadline.1.load(Ordering::Relaxed) == 0 {
             return;
         }
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(end_question(object, self.turn.take()))),
+            Ok(runtime) => drop(runtime.spawn(end_query(object, self.turn.take()))),
             // Removed from the pool, and closed.
             Err(_) => drop(Object::take(object)),
         }
@@ -165,7 +165,7 @@ impl Drop for Session {
 
 /// Ends the query that runs on a connection. The permit, if there is one, is held until Postgres
 /// reports the end: whatever callers do, no more queries run at once than there are permits.
-async fn end_question(object: Object<Manager>, _turn: Option<OwnedSemaphorePermit>) {
+async fn end_query(object: Object<Manager>, _turn: Option<OwnedSemaphorePermit>) {
     // Postgres answers an empty query after all earlier ones.
     if timeout(LEFT_ALONE, object.client.simple_query(""))
         .await
@@ -177,18 +177,18 @@ async fn end_question(object: Object<Manager>, _turn: Option<OwnedSemaphorePermi
     // pool and gets none.
     let pooled = Object::take(object);
     let gives_up = Instant::now() + Duration::from_millis(STATEMENT_TIMEOUT_MS.into());
-    let mut pause = CANCEL_PAUSE;
+    let mut wait = CANCEL_WAIT;
     while Instant::now() < gives_up && !pooled.client.is_closed() {
         let (token, tls) = pooled.canceller();
         if !matches!(
-            timeout(CANCEL_PAUSE, token.cancel_query(tls)).await,
+            timeout(CANCEL_WAIT, token.cancel_query(tls)).await,
             Ok(Ok(()))
         ) {
             tracing::debug!("a query could not be cancelled");
         }
-        if timeout(pause, pooled.client.simple_query("")).await.is_ok() {
+        if timeout(wait, pooled.client.simple_query("")).await.is_ok() {
             return;
         }
-        pause *= 2;
+        wait *= 2;
     }
 }
