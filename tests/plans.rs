@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use support::TestDb;
 use tasker::store::{
-    event,
+    event::{self, lookup},
     fill::{self, Kind},
     hot::STATEMENTS,
-    names, service,
+    service,
     template::{self, NewStep, NewTemplate, Registration},
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -219,7 +219,7 @@ async fn plans(hot: &Client) -> Plans {
     let others = [
         ("read_any", event::READ_ANY),
         ("read_first", event::READ_FIRST),
-        ("tasks_of_events", names::TASKS),
+        ("tasks_of_events", lookup::TASKS),
     ];
     let all = STATEMENTS.iter().chain(&others);
     for (name, sql) in all.filter(|(_, sql)| !["BEGIN", "COMMIT"].contains(sql)) {

@@ -21,7 +21,6 @@ pub mod gate;
 pub mod hot;
 pub mod measure;
 pub mod migrate;
-pub mod names;
 mod orders;
 pub mod pause;
 pub mod quota;

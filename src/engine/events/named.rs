@@ -15,8 +15,10 @@ use crate::{
     domain::event::EventType,
     store::{
         Db, StoreError,
-        event::Event,
-        names::{self, ServiceName, StepNames, TaskFacts, TemplateNames},
+        event::{
+            Event,
+            lookup::{self, ServiceName, StepNames, TaskFacts, TemplateNames},
+        },
     },
 };
 
@@ -147,22 +149,22 @@ impl Names {
         let templates = each().map(|e| e.template_id);
         let templates = self
             .templates
-            .of(templates, async |ids| names::templates(db, &ids).await)
+            .of(templates, async |ids| lookup::templates(db, &ids).await)
             .await?;
         let services = each().map(|e| e.service_id);
         let services = self
             .services
-            .of(services, async |ids| names::services(db, &ids).await)
+            .of(services, async |ids| lookup::services(db, &ids).await)
             .await?;
         let workers = each().map(|e| e.worker_id);
         let workers = self
             .workers
-            .of(workers, async |ids| names::workers(db, &ids).await)
+            .of(workers, async |ids| lookup::workers(db, &ids).await)
             .await?;
         let tasks = each().map(|e| e.task_id);
         let tasks = self
             .tasks
-            .of(tasks, async |ids| names::tasks(db, &ids).await)
+            .of(tasks, async |ids| lookup::tasks(db, &ids).await)
             .await?;
         let names = templates.into_iter().zip(services).zip(workers).zip(tasks);
         let named = |(event, (((template, service), worker), task))| {

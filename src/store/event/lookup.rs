@@ -1,11 +1,11 @@
-//! The data of an event that is not in its row: names by their numbers, and the constant data of
-//! its task. Each query resolves many events.
+//! Looks up the data of events that are not in their rows: names by their numbers, and the constant
+//! data of tasks. Each query resolves many events.
 
 use std::{collections::HashMap, time::SystemTime};
 
 use uuid::Uuid;
 
-use super::{Db, StoreError};
+use crate::store::{Db, StoreError};
 
 /// A template's names, and those of its steps by position.
 #[derive(Clone, Debug, Default)]

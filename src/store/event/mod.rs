@@ -1,6 +1,8 @@
 //! The event log for readers: the events that are visible in one snapshot and not in another,
 //! ordered by `seq`. This module reads events and writes none.
 
+pub mod lookup;
+
 use std::{error::Error, time::SystemTime};
 
 use tokio_postgres::{
@@ -23,7 +25,7 @@ const MARK_EVERY: i64 = 2_000;
 /// Number of rows decoded before the reader yields to other tasks of the thread.
 const AT_ONCE: usize = 500;
 
-/// A row of the log. `names` resolves its numbers.
+/// A row of the log. `lookup` resolves its numbers.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub xid: u64,
