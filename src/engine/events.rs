@@ -31,7 +31,7 @@ pub use self::{
 };
 use super::{health::HealthCell, peers::jitter, pulse::Pulses};
 use crate::{
-    domain::cursor::{Cursor, MAX_RUNNING},
+    domain::event::cursor::{Cursor, MAX_RUNNING},
     store::{
         Db, StoreError,
         event::{self, Page},

@@ -309,8 +309,9 @@ async fn invalid_subscription_is_refused_with_the_reason() {
 async fn cursor_newer_than_the_database_is_refused() {
     let mut bench = Bench::new().await;
     let cell = tasker::store::event::cell(&bench.db.db()).await.unwrap();
-    let seen = tasker::domain::snapshot::Snapshot::new(u64::MAX / 2, Vec::new()).unwrap();
-    let cursor = tasker::domain::cursor::Cursor::after(0, seen).encode(&cell);
+    let seen =
+        tasker::domain::event::pg_snapshot::PgSnapshot::new(u64::MAX / 2, Vec::new()).unwrap();
+    let cursor = tasker::domain::event::cursor::Cursor::after(0, seen).encode(&cell);
     let status = refused(&mut bench, after(&cursor)).await;
     assert_eq!(
         (status.code(), reason(&status).as_str()),

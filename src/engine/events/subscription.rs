@@ -12,9 +12,9 @@ use tokio_util::bytes::Bytes;
 
 use super::{Chunk, Events, Filter, MAX_SUBSCRIBERS, NamedEvent, PAUSE, behind, rest_after};
 use crate::{
-    domain::{
+    domain::event::{
         cursor::{Cursor, MAX_RUNNING},
-        snapshot::Snapshot,
+        pg_snapshot::PgSnapshot,
     },
     store::{
         StoreError,
@@ -89,7 +89,7 @@ struct Next {
     events: VecDeque<Arc<NamedEvent>>,
     /// The position after each event is the same for other subscribers.
     shared: bool,
-    then: Option<(Snapshot, Cursor)>,
+    then: Option<(PgSnapshot, Cursor)>,
 }
 
 /// Counts one subscriber. Released on drop.
@@ -156,7 +156,7 @@ impl Events {
 fn resumed(
     text: &str,
     cell: &str,
-    now: &Snapshot,
+    now: &PgSnapshot,
     horizon: Horizon,
 ) -> Result<Cursor, SubscribeError> {
     let cursor = Cursor::decode(text, cell).ok_or(SubscribeError::BadCursor)?;

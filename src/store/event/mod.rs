@@ -14,9 +14,11 @@ use uuid::Uuid;
 use super::{Db, StoreError};
 use crate::domain::{
     attempt::OutcomeKind,
-    cursor::{Cursor, MAX_RUNNING},
-    event::EventType,
-    snapshot::Snapshot,
+    event::{
+        EventType,
+        cursor::{Cursor, MAX_RUNNING},
+        pg_snapshot::PgSnapshot,
+    },
 };
 
 /// Number of events after which another mark is worth its row.
@@ -78,7 +80,7 @@ pub struct Horizon {
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The snapshot up to which the read goes.
-    pub to: Snapshot,
+    pub to: PgSnapshot,
     /// Whether that snapshot was taken by this read, so that no later events are known yet.
     pub is_now: bool,
     /// Whether the read has reached that snapshot.
@@ -115,7 +117,7 @@ pub async fn cell(db: &Db) -> Result<String, StoreError> {
 }
 
 /// The snapshot of all commits so far, and the limit of removed events.
-pub async fn now(db: &Db) -> Result<(Snapshot, Horizon), StoreError> {
+pub async fn now(db: &Db) -> Result<(PgSnapshot, Horizon), StoreError> {
     let client = db.read().await?;
     let sql =
         "SELECT pg_current_snapshot()::text, h.generation, h.xid::text, h.seq FROM event_horizon h";
@@ -253,9 +255,9 @@ pub async fn mark(db: &Db) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn snapshot(row: &Row, i: usize) -> Result<Snapshot, StoreError> {
+fn snapshot(row: &Row, i: usize) -> Result<PgSnapshot, StoreError> {
     let text: &str = row.get(i);
-    Snapshot::parse(text).ok_or_else(|| StoreError::Corrupt(format!("`{text}` is no snapshot")))
+    PgSnapshot::parse(text).ok_or_else(|| StoreError::Corrupt(format!("`{text}` is no snapshot")))
 }
 
 fn horizon(row: &Row, i: usize) -> Result<Horizon, StoreError> {
@@ -328,7 +330,7 @@ impl<'a> FromSql<'a> for Label<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::cursor::Within;
+    use crate::domain::event::cursor::Within;
 
     #[test]
     fn cursor_is_too_old_only_if_later_events_were_removed() {
@@ -337,7 +339,7 @@ mod tests {
             xid: 100,
             seq: 1_000,
         };
-        let snapshot = |text: &str| Snapshot::parse(text).expect(text);
+        let snapshot = |text: &str| PgSnapshot::parse(text).expect(text);
         let place = |generation, seen, within: Option<(&str, i64)>| Cursor {
             generation,
             seen: snapshot(seen),

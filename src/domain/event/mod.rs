@@ -1,4 +1,7 @@
-//! The types of the event log.
+//! The event log: the types of events, and a position in the log.
+
+pub mod cursor;
+pub mod pg_snapshot;
 
 /// The kind of a transition; also the database's `event_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

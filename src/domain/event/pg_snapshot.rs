@@ -5,13 +5,13 @@ use std::fmt;
 /// Every transaction below `end` had ended, except those in `running`. Of two snapshots of one
 /// database, the later one sees all that the earlier one sees.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Snapshot {
+pub struct PgSnapshot {
     end: u64,
     /// In ascending order, all below `end`.
     running: Vec<u64>,
 }
 
-impl Snapshot {
+impl PgSnapshot {
     /// The snapshot that sees nothing.
     pub fn empty() -> Self {
         Self {
@@ -67,7 +67,7 @@ impl Snapshot {
 }
 
 /// The text form of Postgres.
-impl fmt::Display for Snapshot {
+impl fmt::Display for PgSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:", self.all_over_below(), self.end)?;
         for (i, xid) in self.running.iter().enumerate() {
@@ -81,8 +81,8 @@ impl fmt::Display for Snapshot {
 mod tests {
     use super::*;
 
-    fn snapshot(text: &str) -> Snapshot {
-        Snapshot::parse(text).unwrap_or_else(|| panic!("{text}"))
+    fn snapshot(text: &str) -> PgSnapshot {
+        PgSnapshot::parse(text).unwrap_or_else(|| panic!("{text}"))
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         for wrong in [
             "", "1", "1:2", "x:2:", "1:x:", "1:5:x", "1:5:5", "1:5:3,2", "1:5:2,2",
         ] {
-            assert_eq!(Snapshot::parse(wrong), None, "{wrong}");
+            assert_eq!(PgSnapshot::parse(wrong), None, "{wrong}");
         }
     }
 
@@ -102,13 +102,13 @@ mod tests {
         let s = snapshot("10:20:10,14,15");
         let unseen: Vec<u64> = (8..22).filter(|xid| !s.sees(*xid)).collect();
         assert_eq!(unseen, [10, 14, 15, 20, 21]);
-        assert!((0..30).all(|xid| !Snapshot::empty().sees(xid)));
+        assert!((0..30).all(|xid| !PgSnapshot::empty().sees(xid)));
     }
 
     #[test]
     fn later_snapshot_includes_an_earlier_one_and_not_the_reverse() {
         let chain = [
-            Snapshot::empty(),
+            PgSnapshot::empty(),
             snapshot("5:9:5,7"),
             snapshot("5:9:5"),
             snapshot("5:12:5,11"),

@@ -4,7 +4,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
-use super::snapshot::Snapshot;
+use super::pg_snapshot::PgSnapshot;
 
 /// The longest cursor, in bytes of text.
 pub const MAX_CURSOR_BYTES: usize = 8 << 10;
@@ -25,14 +25,14 @@ const SUM_BYTES: usize = 6;
 pub struct Cursor {
     /// The number of removals from the log at the time when this position was known to have no gap.
     pub generation: u64,
-    pub seen: Snapshot,
+    pub seen: PgSnapshot,
     pub within: Option<Within>,
 }
 
 /// A position among the events that one snapshot sees and an earlier one does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Within {
-    pub to: Snapshot,
+    pub to: PgSnapshot,
     pub seq: i64,
 }
 
@@ -41,13 +41,13 @@ impl Cursor {
     pub fn beginning(generation: u64) -> Self {
         Self {
             generation,
-            seen: Snapshot::empty(),
+            seen: PgSnapshot::empty(),
             within: None,
         }
     }
 
     /// The position after all events that the snapshot sees.
-    pub fn after(generation: u64, seen: Snapshot) -> Self {
+    pub fn after(generation: u64, seen: PgSnapshot) -> Self {
         Self {
             generation,
             seen,
@@ -67,7 +67,7 @@ impl Cursor {
     }
 
     /// Moves to the event `seq` among those that `to` sees.
-    pub fn move_to(&mut self, to: &Snapshot, seq: i64) {
+    pub fn move_to(&mut self, to: &PgSnapshot, seq: i64) {
         match &mut self.within {
             Some(within) if within.to == *to => within.seq = seq,
             within => {
@@ -137,7 +137,7 @@ fn checksum(body: &[u8], cell: &str) -> [u8; SUM_BYTES] {
 
 /// Writes the end, and from there each running transaction by its distance to the one above, which
 /// mostly takes one byte.
-fn put_snapshot(bytes: &mut Vec<u8>, snapshot: &Snapshot) {
+fn put_snapshot(bytes: &mut Vec<u8>, snapshot: &PgSnapshot) {
     put(bytes, snapshot.end());
     put(bytes, snapshot.running().len() as u64);
     let mut above = snapshot.end();
@@ -147,7 +147,7 @@ fn put_snapshot(bytes: &mut Vec<u8>, snapshot: &Snapshot) {
     }
 }
 
-fn take_snapshot(bytes: &mut &[u8]) -> Option<Snapshot> {
+fn take_snapshot(bytes: &mut &[u8]) -> Option<PgSnapshot> {
     let end = take(bytes)?;
     let count = usize::try_from(take(bytes)?)
         .ok()
@@ -159,7 +159,7 @@ fn take_snapshot(bytes: &mut &[u8]) -> Option<Snapshot> {
         running.push(above);
     }
     running.reverse();
-    Snapshot::new(end, running)
+    PgSnapshot::new(end, running)
 }
 
 /// Writes seven bits per byte, the lowest first; the eighth bit marks that more follow.
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     fn cursors() -> Vec<Cursor> {
-        let snapshot = |text| Snapshot::parse(text).expect(text);
+        let snapshot = |text| PgSnapshot::parse(text).expect(text);
         let seen = snapshot("700:8000000000:700,7999999990,7999999999");
         let within = Within {
             to: snapshot("8000000100:8000000100:"),
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn largest_cursor_fits_and_a_larger_one_is_refused() {
         let running = |count: u64| {
-            Snapshot::new(
+            PgSnapshot::new(
                 u64::MAX,
                 (0..count).map(|i| (1 << 62) + (i << 34)).collect(),
             )
