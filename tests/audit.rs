@@ -9,7 +9,7 @@ use support::TestDb;
 use tasker::store::{
     Db,
     audit::{self, Cursor, NEWEST, QUEUE_PORTION, TASKS_PORTION},
-    fill::{self, Kind},
+    bench::fixtures::{self, Kind},
     template::{self, NewStep, NewTemplate, Registration},
 };
 use tokio_postgres::Client;
@@ -38,13 +38,13 @@ async fn filled() -> (TestDb, Db) {
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else {
         panic!("not registered")
     };
-    fill::fill(&db, Kind::Finished, row.template_id, FINISHED, &|_| {})
+    fixtures::fill(&db, Kind::Finished, row.template_id, FINISHED, &|_| {})
         .await
         .unwrap();
-    fill::fill(&db, Kind::Waiting, row.template_id, WAITING, &|_| {})
+    fixtures::fill(&db, Kind::Waiting, row.template_id, WAITING, &|_| {})
         .await
         .unwrap();
-    fill::settle(&db).await.unwrap();
+    fixtures::vacuum(&db).await.unwrap();
     (test, db)
 }
 

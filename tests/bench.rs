@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use support::TestDb;
 use tasker::store::{
-    fill::{self, Kind},
+    bench::fixtures::{self, Kind},
     template::{self, NewStep, NewTemplate, Registration},
 };
 
@@ -98,13 +98,13 @@ async fn preloaded_tasks_are_consistent() {
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else {
         panic!("not registered")
     };
-    fill::fill(&db, Kind::Finished, row.template_id, 50, &|_| {})
+    fixtures::fill(&db, Kind::Finished, row.template_id, 50, &|_| {})
         .await
         .unwrap();
-    fill::fill(&db, Kind::Waiting, row.template_id, 30, &|_| {})
+    fixtures::fill(&db, Kind::Waiting, row.template_id, 30, &|_| {})
         .await
         .unwrap();
-    fill::settle(&db).await.unwrap();
+    fixtures::vacuum(&db).await.unwrap();
     let client = test.connect().await;
     for (what, sql, expected) in [
         ("finished", "SELECT count(*) FROM tasks WHERE state = 'complete'", 50),

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use support::TestDb;
 use tasker::store::{
+    bench::fixtures::{self, Kind},
     event::{self, lookup},
-    fill::{self, Kind},
     hot::STATEMENTS,
     service,
     template::{self, NewStep, NewTemplate, Registration},
@@ -117,10 +117,10 @@ async fn plans_are_equal_for_any_statistics() {
     let _ = plans(&early).await;
 
     let template_id = five_steps(&db).await;
-    fill::fill(&db, Kind::Finished, template_id, 20_000, &|_| {})
+    fixtures::fill(&db, Kind::Finished, template_id, 20_000, &|_| {})
         .await
         .unwrap();
-    fill::fill(&db, Kind::Waiting, template_id, 5_000, &|_| {})
+    fixtures::fill(&db, Kind::Waiting, template_id, 5_000, &|_| {})
         .await
         .unwrap();
     same(

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::{child::Run, shapes::CHAIN_STEPS, stage::Stage};
-use crate::store::{StoreError, measure};
+use crate::store::{StoreError, bench::probes};
 
 /// The findings of the audit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,13 +23,13 @@ pub struct Audit {
 /// Compares. `chains` are all chains that the server accepted, `runs` all runs of the workers.
 pub async fn audit(stage: &Stage, chains: &[Uuid], runs: &[Run]) -> Result<Audit, StoreError> {
     let templates = &stage.templates;
-    let complete = measure::complete_tasks(&stage.db, templates.chain, stage.first_id)
+    let complete = probes::complete_tasks(&stage.db, templates.chain, stage.first_id)
         .await?
         .into_iter()
         .collect();
     let mut of_interest = templates.golden.clone();
     of_interest.push(templates.chain);
-    let attempts = measure::attempts(&stage.db, &of_interest, stage.first_id).await?;
+    let attempts = probes::attempts(&stage.db, &of_interest, stage.first_id).await?;
     Ok(compare(chains, &complete, &attempts, runs))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{child::WorkersProcess, cpu, error::Error, stage::Stage};
-use crate::store::measure;
+use crate::store::bench::probes;
 
 /// Workers that are connected and wait.
 pub const WORKERS: usize = 50;
@@ -27,10 +27,10 @@ pub struct Idle {
 pub async fn measure(stage: &Stage) -> Result<Idle, Error> {
     let workers = WorkersProcess::start(&stage.server.url, WORKERS, SLOTS).await?;
     tokio::time::sleep(SETTLE).await;
-    let (mark, cpu) = (measure::mark(&stage.db).await?, stage.processes().cpu());
+    let (mark, cpu) = (probes::mark(&stage.db).await?, stage.processes().cpu());
     tokio::time::sleep(WINDOW).await;
     let (after, used) = (
-        measure::mark(&stage.db).await?,
+        probes::mark(&stage.db).await?,
         stage.processes().cpu() - cpu,
     );
     let server_rss_mib = stage.server.pid().and_then(cpu::resident_mib);

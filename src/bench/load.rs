@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{child::WorkersProcess, error::Error, shapes::chain_request};
 use crate::{
     proto::SubmitTasksRequest,
-    store::{Db, measure},
+    store::{Db, bench::probes},
 };
 
 /// Concurrent callers.
@@ -122,7 +122,7 @@ impl<'a> Load<'a> {
                 finished = self.workers.finished_more(finished).await?;
             }
             // The workers are done; the last results are in flight.
-            while measure::in_play(db, template_id).await? > 0 {
+            while probes::in_play(db, template_id).await? > 0 {
                 sleep(Duration::from_millis(20)).await;
             }
             Ok(())

@@ -28,7 +28,7 @@ use self::{
     round::Round,
     stage::{Database, Stage},
 };
-use crate::store::fill;
+use crate::store::bench::fixtures;
 
 /// Two, because a machine changes from minute to minute: a ratio is meaningful only if both rounds
 /// agree.
@@ -183,16 +183,16 @@ async fn fill_up(stage: &Stage, settings: &Settings, say: &dyn Fn(&str)) -> Resu
         done == count || (done * 10 / count) > ((done - 20_000).max(0) * 10 / count)
     };
     for (kind, what, count) in [
-        (fill::Kind::Finished, "finished", settings.preload),
-        (fill::Kind::Waiting, "waiting", settings.waiting),
+        (fixtures::Kind::Finished, "finished", settings.preload),
+        (fixtures::Kind::Waiting, "waiting", settings.waiting),
     ] {
         let progress = |done: i64| {
             if tenth(count, done) {
                 say(&format!("stored {done} of {count} {what} tasks"));
             }
         };
-        fill::fill(&stage.db, kind, stage.templates.stored, count, &progress).await?;
+        fixtures::fill(&stage.db, kind, stage.templates.stored, count, &progress).await?;
     }
     say("vacuuming");
-    Ok(fill::settle(&stage.db).await?)
+    Ok(fixtures::vacuum(&stage.db).await?)
 }

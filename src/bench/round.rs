@@ -17,7 +17,7 @@ use super::{
 };
 use crate::store::{
     StoreError,
-    measure::{self, Done, Mark},
+    bench::probes::{self, Done, Mark},
 };
 
 /// How long the load runs before the measurement starts; shorter in a round that is shorter itself.
@@ -107,7 +107,7 @@ pub async fn measure(
         None => None,
         Some(subscribers) => Some(subscribers.finish(&stage.db).await?),
     };
-    let done = measure::done(&stage.db, template, &before.mark, &after.mark).await?;
+    let done = probes::done(&stage.db, template, &before.mark, &after.mark).await?;
     Ok(Round {
         ceiling,
         server_rss_mib,
@@ -126,7 +126,7 @@ pub struct Look {
 impl Look {
     pub async fn take(stage: &Stage) -> Result<Self, StoreError> {
         Ok(Self {
-            mark: measure::mark(&stage.db).await?,
+            mark: probes::mark(&stage.db).await?,
             cpu: stage.processes().cpu(),
         })
     }

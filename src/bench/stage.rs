@@ -11,7 +11,7 @@ use super::{
     error::Error,
     shapes::{self, Templates},
 };
-use crate::store::{Db, measure};
+use crate::store::{Db, bench::probes};
 
 /// All parts of the system. A part is dropped before the parts that it depends on.
 pub struct Stage {
@@ -93,7 +93,7 @@ impl Stage {
         let templates = shapes::register(&mut client, &db).await?;
         let workers =
             Some(WorkersProcess::start(&server.url, settings.workers, settings.slots).await?);
-        let backend = measure::mark(&db).await?.backend;
+        let backend = probes::mark(&db).await?.backend;
         let postgres = u32::try_from(backend).ok().and_then(cpu::postmaster_of);
         Ok(Self {
             client,

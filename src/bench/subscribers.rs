@@ -19,7 +19,7 @@ use tonic::Status;
 use super::{error::Error, stage::Stage};
 use crate::{
     proto::{StartFrom, SubscribeRequest},
-    store::{Db, measure},
+    store::{Db, bench::probes},
 };
 
 /// Time limit to catch up once the load is over.
@@ -85,7 +85,7 @@ impl Subscribers {
             });
         }
         Ok(Self {
-            begin: measure::snapshot(&stage.db).await?,
+            begin: probes::snapshot(&stage.db).await?,
             counts,
             listening,
         })

@@ -15,7 +15,7 @@ use super::{
     stage::Stage,
     subscribers::Subscribers,
 };
-use crate::store::measure;
+use crate::store::bench::probes;
 
 /// Number of turns.
 const TURNS: usize = 20;
@@ -110,6 +110,6 @@ async fn part(stage: &Stage, time: Duration) -> Result<(Look, Look), Error> {
 }
 
 async fn round(stage: &Stage, (before, after): (Look, Look)) -> Result<Round, Error> {
-    let done = measure::done(&stage.db, stage.templates.chain, &before.mark, &after.mark).await?;
+    let done = probes::done(&stage.db, stage.templates.chain, &before.mark, &after.mark).await?;
     Ok(between(&before, &after, done))
 }

@@ -4,6 +4,7 @@
 pub mod analytics;
 pub mod audit;
 pub mod backlog;
+pub mod bench;
 pub mod bulk;
 pub mod changes;
 pub mod circuit;
@@ -16,10 +17,8 @@ pub mod documents;
 pub mod error;
 pub mod event;
 pub mod explain;
-pub mod fill;
 pub mod gate;
 pub mod hot;
-pub mod measure;
 pub mod migrate;
 mod orders;
 pub mod pause;

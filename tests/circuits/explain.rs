@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tasker::{
     proto::{self, CircuitState, StepExplanation, WaitCause},
-    store::fill::{self, Kind},
+    store::bench::fixtures::{self, Kind},
 };
 
 use crate::{
@@ -351,7 +351,7 @@ async fn explanation_with_100_000_waiting_tasks_is_fast() {
         .await
         .unwrap()
         .get(0);
-    fill::fill(&db, Kind::Waiting, template, 100_000, &|_| {})
+    fixtures::fill(&db, Kind::Waiting, template, 100_000, &|_| {})
         .await
         .unwrap();
     let busy = RawWorker::open(&bench.server.url, registration(&["other"], 1))

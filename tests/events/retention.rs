@@ -8,7 +8,7 @@ use tasker::{
     engine::retention::Retention,
     proto::EventType,
     store::{
-        fill::{self, Kind},
+        bench::fixtures::{self, Kind},
         retention::{self, Pruned},
         template::{self, NewStep, NewTemplate, Registration},
     },
@@ -79,10 +79,10 @@ step_templates:
     let Ok(Registration::Created(row)) = template::register(&db, new, "").await else {
         panic!("not registered")
     };
-    fill::fill(&db, Kind::Finished, row.template_id, finished, &|_| {})
+    fixtures::fill(&db, Kind::Finished, row.template_id, finished, &|_| {})
         .await
         .unwrap();
-    fill::fill(&db, Kind::Waiting, row.template_id, waiting, &|_| {})
+    fixtures::fill(&db, Kind::Waiting, row.template_id, waiting, &|_| {})
         .await
         .unwrap();
     (test, client)

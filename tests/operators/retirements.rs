@@ -9,7 +9,7 @@ use tasker::{
         TaskState,
     },
     store::{
-        fill::{self, Kind},
+        bench::fixtures::{self, Kind},
         hot::STATEMENTS,
         retirement::{self, MAX_COUNTED, Retired},
         service::Actor,
@@ -225,7 +225,7 @@ async fn unfinished_tasks_are_counted_up_to_a_bound() {
         by: "ann".into(),
         reason: "why".into(),
     };
-    fill::fill(&db, Kind::Waiting, id, MAX_COUNTED - 1, &|_| {})
+    fixtures::fill(&db, Kind::Waiting, id, MAX_COUNTED - 1, &|_| {})
         .await
         .unwrap();
     for (tasks, at_least) in [(MAX_COUNTED - 1, false), (MAX_COUNTED, true)] {

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use futures_util::future::try_join_all;
 use tokio_postgres::Client;
 
-use super::{Db, StoreError};
+use crate::store::{Db, StoreError};
 
 /// Tasks per statement.
 const CHUNK: i64 = 20_000;
@@ -125,8 +125,8 @@ pub async fn fill(
     Ok(())
 }
 
-/// Leaves the database in the state after a quiet night: vacuumed, analysed, written out.
-pub async fn settle(db: &Db) -> Result<(), StoreError> {
+/// Vacuums and analyses the tables and writes them out, as autovacuum and checkpoints do in time.
+pub async fn vacuum(db: &Db) -> Result<(), StoreError> {
     let client = session(db).await?;
     for table in ["tasks", "steps", "events", "queue"] {
         client

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-use super::{Db, StoreError};
+use crate::store::{Db, StoreError};
 
 /// A point in the database's time.
 #[derive(Clone, Debug)]
