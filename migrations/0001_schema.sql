@@ -390,9 +390,9 @@ CREATE VIEW row_violations AS
             (state IN ('complete', 'error', 'cancelled', 'resolved_manually')) = (ended_at IS NOT NULL)),
            ('it has ended with steps in play, or has none and has not', (ended_at IS NULL) = (steps_live > 0)),
            ('it failed without a reason', state <> 'error' OR num_nonnulls(failed_step, error_code) > 0),
-           ('it was cancelled by nobody, or is not cancelled', (state = 'cancelled') = (cancelled_by IS NOT NULL)),
-           ('it was resolved by nobody, or is not resolved', (state = 'resolved_manually') = (resolved_by IS NOT NULL)),
-           ('it is paused by nobody, or is not paused', num_nonnulls(paused_at, paused_by, pause_reason) IN (0, 3))
+           ('it has an actor of its cancellation, or none, against its state', (state = 'cancelled') = (cancelled_by IS NOT NULL)),
+           ('it has an actor of its resolution, or none, against its state', (state = 'resolved_manually') = (resolved_by IS NOT NULL)),
+           ('it is paused without a time, an actor or a reason', num_nonnulls(paused_at, paused_by, pause_reason) IN (0, 3))
            ) AS v(violation, holds)
      WHERE NOT holds
     UNION ALL
@@ -402,7 +402,7 @@ CREATE VIEW row_violations AS
            ('it has a result, or none, against its state',
             (state IN ('complete', 'resolved_manually')) = (result IS NOT NULL)),
            ('it has an error, or none, against its state', state <> 'error' OR error_message IS NOT NULL),
-           ('it ended without a start and without a word', state = 'cancelled' OR num_nonnulls(started_at, set_by) > 0)
+           ('it ended without a start and without an actor', state = 'cancelled' OR num_nonnulls(started_at, set_by) > 0)
            ) AS v(violation, holds)
      WHERE NOT holds
     UNION ALL
@@ -420,7 +420,7 @@ CREATE VIEW row_violations AS
             paused OR CASE state WHEN 'ready' THEN due OR next_attempt_at IS NOT NULL
                                  WHEN 'in_progress' THEN NOT due ELSE true END),
            ('it is paused and claimable', NOT (paused AND due)),
-           ('it is paused and its task is not, or the other way round',
+           ('it is paused, or not, against its task',
             paused = (SELECT t.paused_at IS NOT NULL FROM tasks t WHERE t.task_id = queue.task_id))
            ) AS v(violation, holds)
      WHERE NOT holds;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use support::TestDb;
 use tasker::store::{
     Db,
-    audit::{self, Cursor, NEWEST, QUEUE_PORTION, TASKS_PORTION},
+    audit::{self, NEWEST, Position, QUEUE_PORTION, TASKS_PORTION},
     bench::fixtures::{self, Kind},
     template::{self, NewStep, NewTemplate, Registration},
 };
@@ -49,13 +49,13 @@ async fn filled() -> (TestDb, Db) {
 }
 
 /// Number of looks until `portion` holds for the cursor, and the suspects that they found.
-async fn round(db: &Db, portion: impl Fn(Cursor) -> bool) -> (i64, Vec<Uuid>) {
-    let (mut cursor, mut looks, mut found) = (Cursor::default(), 0, Vec::new());
+async fn round(db: &Db, portion: impl Fn(Position) -> bool) -> (i64, Vec<Uuid>) {
+    let (mut cursor, mut looks, mut found) = (Position::default(), 0, Vec::new());
     loop {
-        let look = audit::look(db, cursor, &[]).await.unwrap().unwrap();
+        let scan = audit::scan(db, cursor, &[]).await.unwrap().unwrap();
         looks += 1;
-        found.extend(look.suspects);
-        cursor = look.next;
+        found.extend(scan.suspects);
+        cursor = scan.next;
         if portion(cursor) {
             found.sort_unstable();
             found.dedup();
@@ -89,8 +89,8 @@ async fn reads(db: &Db, counts: &Client) -> [(i64, i64); 2] {
 async fn audit_visits_every_row_in_bounded_portions() {
     let (test, db) = filled().await;
     let look = test.connect().await;
-    let all_tasks = |cursor: Cursor| cursor.tasks == Cursor::default().tasks;
-    let all_steps = |cursor: Cursor| cursor.queue == Cursor::default().queue;
+    let all_tasks = |cursor: Position| cursor.tasks == Position::default().tasks;
+    let all_steps = |cursor: Position| cursor.queue == Position::default().queue;
     assert_eq!(
         round(&db, all_tasks).await,
         ((FINISHED + WAITING) / TASKS_PORTION + 1, vec![]),
@@ -167,14 +167,14 @@ async fn audit_runs_on_one_server_at_a_time() {
     let turn = "BEGIN; SELECT pg_advisory_xact_lock(hashtext('tasker audit ' || current_schema()))";
     other.batch_execute(turn).await.unwrap();
     assert_eq!(
-        audit::look(&test.db(), Cursor::default(), &[])
+        audit::scan(&test.db(), Position::default(), &[])
             .await
             .unwrap(),
         None
     );
     other.batch_execute("COMMIT").await.unwrap();
     assert!(
-        audit::look(&test.db(), Cursor::default(), &[])
+        audit::scan(&test.db(), Position::default(), &[])
             .await
             .unwrap()
             .is_some()

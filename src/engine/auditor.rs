@@ -22,8 +22,8 @@ use self::mending::{Mended, Plan};
 use super::{leases::pause, peers::jitter, shared::Shared};
 use crate::store::{
     StoreError,
-    audit::{self, Cursor},
-    repair::Repairing,
+    audit::{self, Position},
+    repair::RepairTransaction,
 };
 
 /// Interval between scans.
@@ -71,7 +71,7 @@ pub struct Audited {
 pub struct Auditor {
     shared: Shared,
     audits: Arc<Audits>,
-    cursor: Cursor,
+    cursor: Position,
     /// Tasks that could not be repaired, with the error if it is permanent; permanent errors are
     /// logged.
     left: BTreeMap<Uuid, Option<String>>,
@@ -87,7 +87,7 @@ impl Auditor {
             Self {
                 shared,
                 audits: Arc::clone(&audits),
-                cursor: Cursor::default(),
+                cursor: Position::default(),
                 left,
                 failing: false,
             },
@@ -114,14 +114,14 @@ impl Auditor {
     /// Scans the next portion and repairs the broken tasks in it.
     pub async fn run_once(&mut self) -> Result<Audited, StoreError> {
         let left: Vec<Uuid> = self.left.keys().copied().collect();
-        let Some(look) = audit::look(&self.shared.db, self.cursor, &left).await? else {
+        let Some(scan) = audit::scan(&self.shared.db, self.cursor, &left).await? else {
             return Ok(Audited::default());
         };
-        self.cursor = look.next;
+        self.cursor = scan.next;
         self.left
-            .retain(|task_id, _| look.suspects.binary_search(task_id).is_ok());
+            .retain(|task_id, _| scan.suspects.binary_search(task_id).is_ok());
         let mut repaired = 0;
-        for tasks in look.suspects.chunks(BATCH) {
+        for tasks in scan.suspects.chunks(BATCH) {
             repaired += match self.mend(tasks).await {
                 Ok(repaired) => repaired,
                 // One task may prevent the repair of the others.
@@ -136,7 +136,7 @@ impl Auditor {
             Ordering::Relaxed,
         );
         Ok(Audited {
-            suspects: look.suspects.len(),
+            suspects: scan.suspects.len(),
             repaired,
         })
     }
@@ -157,7 +157,7 @@ impl Auditor {
     /// of findings.
     async fn mend(&mut self, tasks: &[Uuid]) -> Result<usize, StoreError> {
         let mut session = self.shared.db.patient().await?;
-        let Some(repairing) = Repairing::begin(&mut session, tasks).await? else {
+        let Some(repairing) = RepairTransaction::begin(&mut session, tasks).await? else {
             tasks.iter().for_each(|task_id| self.leave(*task_id, None));
             return Ok(0);
         };

@@ -1,31 +1,31 @@
-//! Looks for rows that no loop would ever wake, a portion at a time; `repair` corrects them.
+//! Finds rows that no loop would ever wake, a portion at a time; `repair` corrects them.
 //!
 //! The view `liveness_violations` has the same conditions for the whole database, and reads all of
-//! it. The queue is small by nature, and a look walks it in key order. The tasks in question are
+//! it. The queue is small by nature, and a scan walks it in key order. The tasks in question are
 //! those that are not final and have no row in play: an index on them would have to be written with
-//! every step, so a look walks the primary key of the tasks too.
+//! every step, so a scan walks the primary key of the tasks too.
 
 use uuid::Uuid;
 
 use super::{Db, StoreError};
 
-/// Queue rows that one look reads.
+/// Queue rows that one scan reads.
 pub const QUEUE_PORTION: i64 = 5_000;
-/// Tasks that one look reads, after those of the look before.
+/// Tasks that one scan reads, after those of the scan before.
 pub const TASKS_PORTION: i64 = 10_000;
-/// The newest tasks, which every look reads.
+/// The newest tasks, which every scan reads.
 pub const NEWEST: i64 = 1_000;
 
-/// Where the next look continues.
+/// Where the next scan continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub struct Position {
     /// After this queue row.
     pub queue: (Uuid, i16),
     /// With tasks older than this one.
     pub tasks: Uuid,
 }
 
-impl Default for Cursor {
+impl Default for Position {
     /// Before the first step of the oldest task, and after the newest task.
     fn default() -> Self {
         Self {
@@ -35,12 +35,12 @@ impl Default for Cursor {
     }
 }
 
-/// The result of a look.
+/// The result of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct Scan {
     /// Tasks that seem broken, in the order of their ids.
     pub suspects: Vec<Uuid>,
-    pub next: Cursor,
+    pub next: Position,
 }
 
 /// Whether a step in play is claimable, or has a time, or has a worker with a lease and a deadline;
@@ -57,7 +57,7 @@ pub(super) use wakes;
 
 /// One statement and so one snapshot, in which no change is half visible. Each portion is a walk
 /// along a primary key.
-const LOOK: &str = concat!(
+const SCAN: &str = concat!(
     "WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('tasker audit ' || current_schema())) AS mine),
      live AS MATERIALIZED (
         SELECT task_id, step, ",
@@ -93,9 +93,9 @@ const LOOK: &str = concat!(
 
 /// Reads the next portions, and the tasks of `again`. `None` when another server audits at this
 /// moment.
-pub async fn look(db: &Db, from: Cursor, again: &[Uuid]) -> Result<Option<Look>, StoreError> {
+pub async fn scan(db: &Db, from: Position, again: &[Uuid]) -> Result<Option<Scan>, StoreError> {
     let client = db.patient().await?;
-    let statement = client.prepare_cached(LOOK).await?;
+    let statement = client.prepare_cached(SCAN).await?;
     let (task_id, step) = from.queue;
     let row = client
         .query_one(
@@ -114,15 +114,15 @@ pub async fn look(db: &Db, from: Cursor, again: &[Uuid]) -> Result<Option<Look>,
     if !row.get::<_, bool>(0) {
         return Ok(None);
     }
-    let start = Cursor::default();
-    // A portion that is not full was the last: the next look starts from the beginning.
+    let start = Position::default();
+    // A portion that is not full was the last: the next scan starts from the beginning.
     let queue = row
         .get::<_, Option<Uuid>>(2)
         .zip(row.get(3))
         .unwrap_or(start.queue);
     let tasks = row.get::<_, Option<Uuid>>(4).unwrap_or(start.tasks);
-    Ok(Some(Look {
+    Ok(Some(Scan {
         suspects: row.get(1),
-        next: Cursor { queue, tasks },
+        next: Position { queue, tasks },
     }))
 }

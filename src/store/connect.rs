@@ -282,10 +282,10 @@ async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<
         .map(|(name, value)| format!("SET {name} TO {}", literal(name, value)))
         .collect();
     let set = set.join(";");
-    let look = "SELECT current_setting('search_path'), current_schema(), current_setting('transaction_read_only'),
+    let check = "SELECT current_setting('search_path'), current_schema(), current_setting('transaction_read_only'),
                        current_setting('server_encoding'), current_database(), pg_is_in_recovery(),
                        current_setting('standard_conforming_strings')";
-    let (set, seen) = tokio::join!(client.batch_execute(&set), client.simple_query(look));
+    let (set, seen) = tokio::join!(client.batch_execute(&set), client.simple_query(check));
     set?;
     let seen = seen?;
     let row = first_row(&seen)

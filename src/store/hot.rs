@@ -217,15 +217,15 @@ impl Hot {
         // before that time.
         let peek = (!lanes.is_empty()).then(|| p.add(&s.peek, vec![&lane_ids, &limits, &bytes]));
         let tasks = p.add(&s.lock_tasks, vec![&tasks]);
-        // A second look at the queue: while the task is locked, no further step of it can come into
-        // play, so this look also returns the steps that did between the first look and the lock.
+        // The queue is read a second time: while the task is locked, no further step of it can come
+        // into play, so this read also returns the steps that did between the first read and the lock.
         let after = before
             .is_some()
             .then(|| p.add(&s.lock_tasks_live, vec![&ordered]));
         let ends = before
             .is_some()
             .then(|| p.add(&s.past_ends, vec![&ordered]));
-        // The second look may return attempts that started after the clock of the task locks, so
+        // The second read may return attempts that started after the clock of the task locks, so
         // the transaction's time is read again.
         let clock = after.is_some().then(|| p.add(&s.clock, vec![]));
         let rows = p.run(&self.client).await?;

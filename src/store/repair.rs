@@ -26,7 +26,7 @@ const RECENT_EVENTS: i64 = 100_000;
 
 /// A task's row.
 #[derive(Clone, Debug)]
-pub struct TaskRow {
+pub struct AuditedTask {
     pub template_id: i32,
     pub priority: i16,
     pub progress: Progress,
@@ -36,7 +36,7 @@ pub struct TaskRow {
 
 /// A step in play.
 #[derive(Clone, Debug)]
-pub struct LiveRow {
+pub struct AuditedStep {
     pub step: i16,
     pub template_id: i32,
     pub wakes: bool,
@@ -63,8 +63,8 @@ pub struct PastAttempt {
 pub struct Audited {
     pub task_id: Uuid,
     /// `None` for a task that does not exist.
-    pub row: Option<TaskRow>,
-    pub live: Vec<LiveRow>,
+    pub row: Option<AuditedTask>,
+    pub live: Vec<AuditedStep>,
     pub ended: Vec<(i16, StepState)>,
     pub attempts: Vec<PastAttempt>,
 }
@@ -109,11 +109,11 @@ pub struct PutBack {
 
 /// The writes of a repair.
 #[derive(Clone, Debug, Default)]
-pub struct Mending {
+pub struct Corrections {
     /// Queue rows to delete.
     pub removed: Vec<(Uuid, i16)>,
     /// Those of them whose steps are cancelled with their task.
-    pub cancelled: Vec<(Uuid, LiveRow)>,
+    pub cancelled: Vec<(Uuid, AuditedStep)>,
     pub put_back: Vec<PutBack>,
     pub tasks: Vec<(Uuid, Progress)>,
     pub events: Vec<Event>,
@@ -121,7 +121,7 @@ pub struct Mending {
 }
 
 /// A repair: a transaction that has the audit lock and the locks of the tasks in hand.
-pub struct Repairing<'a> {
+pub struct RepairTransaction<'a> {
     tx: DeadlineTransaction<'a>,
     pub tasks: Vec<Audited>,
     pub now: SystemTime,
@@ -181,7 +181,7 @@ const UPDATE_TASK: &str = "
            ended_at = CASE WHEN $2 NOT IN ('pending', 'in_progress') THEN coalesce(ended_at, $6) END
      WHERE task_id = $1";
 
-impl<'a> Repairing<'a> {
+impl<'a> RepairTransaction<'a> {
     /// Locks the tasks and all their rows in play, and reads their state. `None` when another
     /// server audits.
     pub async fn begin(
@@ -238,10 +238,10 @@ impl<'a> Repairing<'a> {
     }
 
     /// Writes the corrections and commits.
-    pub async fn commit(self, mending: Mending, channel: &str) -> Result<(), StoreError> {
+    pub async fn commit(self, corrections: Corrections, channel: &str) -> Result<(), StoreError> {
         let tx = self.tx;
         let now = self.now;
-        let (tasks, steps) = mending
+        let (tasks, steps) = corrections
             .removed
             .iter()
             .copied()
@@ -251,7 +251,7 @@ impl<'a> Repairing<'a> {
             tx.execute(REMOVE, &[&tasks, &steps]).await?,
             tasks.len(),
         )?;
-        for (task_id, row) in &mending.cancelled {
+        for (task_id, row) in &corrections.cancelled {
             let values: Params<'_> = vec![
                 task_id,
                 &row.step,
@@ -263,7 +263,7 @@ impl<'a> Repairing<'a> {
             ];
             tx.execute(CANCEL, &values).await?;
         }
-        for p in &mending.put_back {
+        for p in &corrections.put_back {
             let values: Params<'_> = vec![
                 &p.task_id,
                 &p.step,
@@ -277,18 +277,18 @@ impl<'a> Repairing<'a> {
             ];
             tx.execute(PUT_BACK, &values).await?;
         }
-        for (task_id, p) in &mending.tasks {
+        for (task_id, p) in &corrections.tasks {
             let (live, failed) = (
                 i16::try_from(p.live).unwrap_or(i16::MAX),
                 p.failed_step.map(u16::cast_signed),
             );
             let (state, done) = (p.state.as_str(), p.done.as_bytes());
             let values: Params<'_> = vec![task_id, &state, &live, &done, &failed, &now];
-            expect("tasks mended", tx.execute(UPDATE_TASK, &values).await?, 1)?;
+            expect("repaired tasks", tx.execute(UPDATE_TASK, &values).await?, 1)?;
         }
         let (events, inputs) = (
             Changes {
-                events: mending.events,
+                events: corrections.events,
                 ..Changes::default()
             },
             WantedInputs::default(),
@@ -296,7 +296,7 @@ impl<'a> Repairing<'a> {
         if let Some(values) = Columns::of(&events, &inputs).events.params(&[&now]) {
             tx.execute(writes::INSERT_EVENTS, &values).await?;
         }
-        if let Some(payload) = &mending.notify {
+        if let Some(payload) = &corrections.notify {
             tx.execute("SELECT pg_notify($1, $2)", &[&channel, payload])
                 .await?;
         }
@@ -314,9 +314,9 @@ fn expect(what: &str, changed: u64, expected: usize) -> Result<(), StoreError> {
     }
 }
 
-fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
+fn task_row(row: &Row) -> Result<AuditedTask, StoreError> {
     let state: &str = row.get(3);
-    Ok(TaskRow {
+    Ok(AuditedTask {
         template_id: row.get(1),
         priority: row.get(2),
         progress: Progress {
@@ -333,8 +333,8 @@ fn task_row(row: &Row) -> Result<TaskRow, StoreError> {
     })
 }
 
-fn live_row(row: &Row) -> LiveRow {
-    LiveRow {
+fn live_row(row: &Row) -> AuditedStep {
+    AuditedStep {
         step: row.get(1),
         template_id: row.get(2),
         wakes: row.get(3),

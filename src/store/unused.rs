@@ -61,13 +61,13 @@ pub(super) fn count_services() -> String {
 pub(super) async fn forget(db: &Db, client: &mut Client, cutoff: &str) -> Result<u64, StoreError> {
     // Lanes first: a service that loses its last lane can be removed in the same round.
     let lanes = forget_lanes(client).await?;
-    tell(db, client, lanes).await?;
+    notify(db, client, lanes).await?;
     let services = forget_services(client, cutoff).await?;
-    tell(db, client, services).await?;
+    notify(db, client, services).await?;
     Ok(services)
 }
 
-async fn tell(db: &Db, client: &Client, gone: u64) -> Result<(), StoreError> {
+async fn notify(db: &Db, client: &Client, gone: u64) -> Result<(), StoreError> {
     if gone > 0 {
         let wake = "SELECT pg_notify($1, $2)";
         client.execute(wake, &[&db.channel(), &GONE]).await?;

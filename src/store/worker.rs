@@ -174,7 +174,7 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
 /// expired.
 pub async fn extend(
     db: &Db,
-    heard: &[Uuid],
+    alive: &[Uuid],
     connected: &[Uuid],
     lease: Duration,
 ) -> Result<Vec<Uuid>, StoreError> {
@@ -190,7 +190,7 @@ pub async fn extend(
         )
         .await?;
     let rows = client
-        .query(&statement, &[&heard, &connected, &lease.as_secs_f64()])
+        .query(&statement, &[&alive, &connected, &lease.as_secs_f64()])
         .await?;
     Ok(rows.iter().map(|r| r.get(0)).collect())
 }

@@ -18,7 +18,7 @@ use crate::{
     engine::{catalog, hub::CancelReason},
     store::{
         changes::Event,
-        repair::{Audited, LiveRow, Mending, PutBack, Start},
+        repair::{Audited, AuditedStep, Corrections, PutBack, Start},
     },
 };
 
@@ -47,7 +47,7 @@ pub(super) struct Said {
 /// The rows to write, and the notifications to send after the commit.
 #[derive(Default)]
 pub(super) struct Mended {
-    pub mending: Mending,
+    pub mending: Corrections,
     pub findings: Vec<Said>,
     /// Attempts that a worker may still be running.
     pub dead: Vec<(Lease, CancelReason)>,
@@ -238,7 +238,7 @@ impl Mended {
         });
     }
 
-    fn end_stray(&mut self, broken: &Broken<'_>, row: &LiveRow) {
+    fn end_stray(&mut self, broken: &Broken<'_>, row: &AuditedStep) {
         let running = broken.running(row.step, row.attempt, broken.of_row(row));
         let is_over = broken.state().is_none_or(TaskState::is_final);
         if !is_over {
@@ -301,7 +301,7 @@ impl Broken<'_> {
         self.task.row.as_ref().map(|row| row.progress.state)
     }
 
-    fn row(&self, step: u16) -> Option<&LiveRow> {
+    fn row(&self, step: u16) -> Option<&AuditedStep> {
         self.task
             .live
             .iter()
@@ -331,7 +331,7 @@ impl Broken<'_> {
         })
     }
 
-    fn of_row(&self, row: &LiveRow) -> Event {
+    fn of_row(&self, row: &AuditedStep) -> Event {
         Event {
             step: Some(row.step),
             attempt: Some(row.attempt),

@@ -54,13 +54,13 @@ pub(super) const LOCK_READY: &str = "
               AND coalesce(assignment_bytes <= l.bytes, true)
             ORDER BY priority DESC, task_id, step LIMIT l.n FOR UPDATE SKIP LOCKED) q";
 
-/// Marks due retries as claimable. Bounded; the rest stays due for the next look.
+/// Marks due retries as claimable. Bounded; the next statement promotes the rest.
 pub(super) const PROMOTE: &str = "
     UPDATE queue q SET due = true
       FROM (SELECT ctid AS tid FROM queue
              WHERE next_attempt_at IS NOT NULL AND NOT due AND NOT paused AND next_attempt_at <= clock_timestamp()
-             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS ripe
-     WHERE q.ctid = ripe.tid
+             ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS due
+     WHERE q.ctid = due.tid
     RETURNING q.lane_id";
 
 /// Bound on the retries that one statement promotes.

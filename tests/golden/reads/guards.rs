@@ -49,7 +49,7 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
     ),
     (
         "UPDATE tasks SET cancelled_by = 'x'",
-        "task: it was cancelled by nobody, or is not cancelled",
+        "task: it has an actor of its cancellation, or none, against its state",
     ),
     (
         "INSERT INTO steps SELECT task_id, 0, 'ready', 1, 0, NULL, NULL, NULL, NULL, now(), now(), now() FROM tasks",
@@ -65,7 +65,7 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
     ),
     (
         "INSERT INTO steps SELECT task_id, 0, 'complete', 1, 0, '1', NULL, NULL, NULL, now(), NULL, now() FROM tasks",
-        "step: it ended without a start and without a word",
+        "step: it ended without a start and without an actor",
     ),
     (
         "UPDATE queue SET state = 'pending', due = false",
