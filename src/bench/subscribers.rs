@@ -93,7 +93,7 @@ impl Subscribers {
 
     /// Waits after the load for subscribers that are behind, up to the time limit.
     pub async fn finish(mut self, db: &Db) -> Result<Received, Error> {
-        let written = measure::events_since(db, &self.begin).await?;
+        let written = probes::events_since(db, &self.begin).await?;
         let counts = self.counts;
         let received = |count: &Arc<AtomicU64>| count.load(Ordering::Relaxed);
         let over = Instant::now();

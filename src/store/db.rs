@@ -3,11 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use deadpool_postgres::{ClientWrapper, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::{AsyncMessage, CancelToken, Client};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{AsyncMessage, Client};
 
 use super::{
     StoreError,
@@ -16,10 +13,9 @@ use super::{
         Connector, Driver, HOT_SETTINGS, STATEMENT_TIMEOUT_MS, backend, serve, transaction_pooler,
     },
     deadline::DeadlineClient,
+    pool::{Pool, pool},
 };
 
-/// Size of the pool that reads (get, list, watch) share.
-const POOL_SIZE: usize = 8;
 /// Limit on a read, the wait for a connection included, after which the caller gets UNAVAILABLE.
 /// Nothing else detects a database that accepts connections and never answers.
 pub const READ_LIMIT: Duration = Duration::from_millis(2_500);
@@ -39,44 +35,6 @@ pub struct Db {
     collisions: Arc<CollisionMetrics>,
 }
 
-pub(super) type Pool = managed::Pool<Manager>;
-
-/// Creates the connections of the pool.
-pub(super) struct Manager(Connector);
-
-/// A pooled connection, with the TLS configuration to reach its host for a cancel request.
-pub(super) struct Pooled {
-    pub(super) client: ClientWrapper,
-    tls: MakeRustlsConnect,
-}
-
-impl Pooled {
-    /// The token that cancels the statement running on the connection.
-    pub(super) fn canceller(&self) -> (CancelToken, MakeRustlsConnect) {
-        (self.client.cancel_token(), self.tls.clone())
-    }
-}
-
-impl managed::Manager for Manager {
-    type Type = Pooled;
-    type Error = StoreError;
-
-    async fn create(&self) -> Result<Pooled, StoreError> {
-        let (client, driver, endpoint) = self.0.connect(&[]).await?;
-        Ok(Pooled {
-            client: ClientWrapper::new(client, serve(driver)),
-            tls: self.0.tls(&endpoint),
-        })
-    }
-
-    async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<StoreError> {
-        match pooled.client.is_closed() {
-            true => Err(RecycleError::message("the connection is closed")),
-            false => Ok(()),
-        }
-    }
-}
-
 impl Db {
     /// Parses the URL without connecting. `schema` is `[a-z_][a-z0-9_]*`, at most 48 bytes.
     pub fn new(url: &str, schema: &str) -> Result<Self, StoreError> {
@@ -92,11 +50,7 @@ impl Db {
             )));
         }
         let connector = Connector::new(url.parse()?, schema)?;
-        let pool = Pool::builder(Manager(connector.clone()))
-            .max_size(POOL_SIZE)
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| StoreError::Config(error.to_string()))?;
+        let pool = pool(connector.clone())?;
         let long_reads = Arc::new(Semaphore::new(LONG_READS));
         Ok(Self {
             connector,
@@ -135,7 +89,7 @@ impl Db {
     /// A pooled connection for a query over many rows, with one of the few permits for such
     /// queries. The permit is held until the query has ended, whether or not the caller still waits
     /// for the answer.
-    pub async fn long_read(&self) -> Result<Session, StoreError> {
+    pub async fn long_read(&self) -> Result<DeadlineClient, StoreError> {
         let busy = || StoreError::Connection("other queries take long".into());
         let turn = tokio::time::timeout(READ_LIMIT, Arc::clone(&self.long_reads).acquire_owned());
         let turn: OwnedSemaphorePermit = turn.await.map_err(|_| busy())?.map_err(|_| busy())?;

@@ -21,7 +21,7 @@ use tokio_postgres::{Row, Statement, ToStatement, types::ToSql};
 use super::{
     StoreError,
     connect::STATEMENT_TIMEOUT_MS,
-    db::{Manager, Pool, Pooled},
+    pool::{Manager, Pool, Pooled},
 };
 
 /// How long an abandoned query may continue before Postgres is asked to cancel it. Most end by

@@ -22,6 +22,7 @@ pub mod hot;
 pub mod migrate;
 mod orders;
 pub mod pause;
+mod pool;
 pub mod quota;
 pub mod repair;
 pub mod retention;

@@ -55,8 +55,8 @@ const REASONS: &[(&str, &str)] = &[
     ("ramping", "UPDATE services SET until = now() + interval '1 minute' WHERE service_id = $1"),
     ("opened_before", "UPDATE services SET openings = 1 WHERE service_id = $1"),
     ("forced", "UPDATE services SET forced = 'closed' WHERE service_id = $1"),
-    ("paused", "UPDATE services SET paused_until = now() + interval '1 day' WHERE service_id = $1"),
-    ("paused_lately", "UPDATE services SET paused_until = now() - interval '29 days' WHERE service_id = $1"),
+    ("throttled", "UPDATE services SET throttled_until = now() + interval '1 day' WHERE service_id = $1"),
+    ("throttled_lately", "UPDATE services SET throttled_until = now() - interval '29 days' WHERE service_id = $1"),
     ("changed_lately", "UPDATE services SET since = now() - interval '29 days' WHERE service_id = $1"),
     ("rated_lately", "UPDATE services SET refilled_at = now() - interval '29 days' WHERE service_id = $1"),
     (

@@ -37,7 +37,6 @@ const KNOWN: &[(&str, &[&str])] = &[
     ),
     ("src/engine/settle", &["decision", "follow", "orders"]),
     ("src/grpc", &["bulk", "order", "task", "template"]),
-    ("src/store", &["db", "session"]),
 ];
 
 /// For each module of a folder, the siblings that it names.
