@@ -108,6 +108,7 @@ pub async fn run(
     let metrics = Arc::<Metrics>::default();
     let mut shutdown = Box::pin(shutdown);
     let (reporter, health) = tonic_health::server::health_reporter();
+    // The empty name stands for the whole server in the health protocol.
     for service in std::iter::once("").chain(SERVICES) {
         reporter
             .set_service_status(service, tonic_health::ServingStatus::NotServing)
@@ -116,6 +117,8 @@ pub async fn run(
     let health = Routes::new(health);
     let starting = Starting::new(health.clone().into_axum_router());
     let closing = CancellationToken::new();
+    // The port is served during the start too: a probe gets an answer, and a client a clear error,
+    // while the engine loads its templates.
     let mut server = Box::pin(serve(listener, &starting, &metrics, closing.clone()));
     let settings = EngineConfig {
         address: address.to_string(),
@@ -131,6 +134,8 @@ pub async fn run(
         result = &mut server => return Ok(result?),
         () = &mut shutdown => return Ok(()),
     };
+    // The health follows the engine before the routes open, so that no call succeeds while the
+    // server still reports NOT_SERVING.
     tokio::spawn(report(reporter, engine.health.clone()));
     let guard = Guard {
         hosts: config.allowed_hosts,
@@ -234,9 +239,12 @@ fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
             tracing::error!(%error, "server reflection is not available");
         }
     }
+    // One account for the bodies of gRPC and HTTP, since they share the memory.
     let room = Room::new(Arc::clone(&engine.metrics.edge));
     let rpcs = grpc::fallback::guarded(routes.into_axum_router(), room.clone());
     let all = rpcs.fallback(nothing).merge(http::routes(engine, &room));
+    // The guard is the outermost layer: a foreign page is refused before CORS answers its
+    // preflight.
     let all = http::cors::allow(all, &guard.origins);
     http::guard::guarded(all, guard, Arc::clone(&engine.metrics.edge))
 }

@@ -33,18 +33,20 @@ pub async fn audit(stage: &Stage, chains: &[Uuid], runs: &[Run]) -> Result<Audit
     Ok(compare(chains, &complete, &attempts, runs))
 }
 
+/// The steps of a chain that are not complete.
+fn undone(chain: &Uuid, complete: &HashMap<Uuid, i64>) -> u64 {
+    let steps = complete.get(chain).copied().unwrap_or_default();
+    (CHAIN_STEPS as u64).saturating_sub(u64::try_from(steps).unwrap_or_default())
+}
+
 fn compare(
     chains: &[Uuid],
     complete: &HashMap<Uuid, i64>,
     attempts: &[(Uuid, String, i32)],
     runs: &[Run],
 ) -> Audit {
-    let undone = |id: &Uuid| {
-        let steps = complete.get(id).copied().unwrap_or_default();
-        (CHAIN_STEPS as u64).saturating_sub(u64::try_from(steps).unwrap_or_default())
-    };
     let mut audit = Audit {
-        lost_steps: chains.iter().map(undone).sum(),
+        lost_steps: chains.iter().map(|id| undone(id, complete)).sum(),
         ..Audit::default()
     };
     let mut open: BTreeMap<(Uuid, &str, i32), u32> = BTreeMap::new();

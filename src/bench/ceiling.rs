@@ -42,6 +42,7 @@ pub struct Ceiling {
 pub async fn measure(stage: &Stage, time: Duration) -> Result<Ceiling, StoreError> {
     let hot = Hot::connect(&stage.db).await?;
     let worker_id = hold(stage, time).await?;
+    // After the registration, which is not part of the measured writes.
     let (started, before) = (Instant::now(), stage.processes().cpu());
     let mut steps = 0.0;
     while started.elapsed() < time {
@@ -87,6 +88,7 @@ struct Batch<'a> {
 impl<'a> Batch<'a> {
     fn new(templates: &'a Templates, worker_id: Uuid) -> Self {
         let mut tasks: Vec<Uuid> = (0..BATCH).map(|_| Uuid::now_v7()).collect();
+        // The statements lock rows in the order of the ids, as the engine does.
         tasks.sort_unstable();
         Self {
             templates,

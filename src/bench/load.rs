@@ -69,6 +69,8 @@ impl<'a> Load<'a> {
             std::iter::repeat_n(chain_request(), usize::try_from(GROUP).unwrap_or(1)).collect();
         while !stop.is_cancelled() {
             let finished = self.workers.finished();
+            // Counted by the workers and not by answers of the server, so that waiting for a free
+            // place costs the server nothing.
             if self.submitted.get() + GROUP > self.limit + (finished - self.before) {
                 tokio::select! {
                     news = self.workers.finished_more(finished) => news.map(drop)?,
@@ -76,6 +78,7 @@ impl<'a> Load<'a> {
                 }
                 continue;
             }
+            // Before the call: the other callers must not fill the same place meanwhile.
             self.submitted.set(self.submitted.get() + GROUP);
             match client
                 .tasks

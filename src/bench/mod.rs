@@ -178,16 +178,18 @@ async fn round(
     Ok(round)
 }
 
+/// Whether a tenth of the tasks was reached by the last batch.
+fn is_tenth(count: i64, done: i64) -> bool {
+    done == count || (done * 10 / count) > ((done - 20_000).max(0) * 10 / count)
+}
+
 async fn fill_up(stage: &Stage, settings: &Settings, say: &dyn Fn(&str)) -> Result<(), Error> {
-    let tenth = |count: i64, done: i64| {
-        done == count || (done * 10 / count) > ((done - 20_000).max(0) * 10 / count)
-    };
     for (kind, what, count) in [
         (fixtures::Kind::Finished, "finished", settings.preload),
         (fixtures::Kind::Waiting, "waiting", settings.waiting),
     ] {
         let progress = |done: i64| {
-            if tenth(count, done) {
+            if is_tenth(count, done) {
                 say(&format!("stored {done} of {count} {what} tasks"));
             }
         };

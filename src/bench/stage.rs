@@ -86,6 +86,8 @@ impl Server {
 impl Stage {
     /// Starts the parts that the settings do not provide.
     pub async fn set(settings: &Settings, database: Database) -> Result<Self, Error> {
+        // Before the server starts: every task of this run has a larger id, also those of the
+        // golden shapes.
         let first_id = Uuid::now_v7();
         let server = Server::open(settings, &database).await?;
         let db = Db::new(&database.url, &settings.schema)?;
@@ -93,6 +95,8 @@ impl Stage {
         let templates = shapes::register(&mut client, &db).await?;
         let workers =
             Some(WorkersProcess::start(&server.url, settings.workers, settings.slots).await?);
+        // The postmaster is the parent of this session's process; without one on this machine, its
+        // processor time is unknown.
         let backend = probes::mark(&db).await?.backend;
         let postgres = u32::try_from(backend).ok().and_then(cpu::postmaster_of);
         Ok(Self {

@@ -53,20 +53,21 @@ pub struct Ratio {
 pub fn ratio(turns: &[Turn]) -> Option<Ratio> {
     let mut ratios: Vec<f64> = turns.iter().map(Turn::ratio).collect();
     ratios.sort_by(f64::total_cmp);
-    // Interpolates where a quartile lies between two turns.
-    let at = |share: f64| {
-        let place = share * ratios.len().checked_sub(1)? as f64;
-        let (low, high) = (
-            ratios.get(place.floor() as usize)?,
-            ratios.get(place.ceil() as usize)?,
-        );
-        Some(low + (high - low) * place.fract())
-    };
     Some(Ratio {
-        lower: at(0.25)?,
-        median: at(0.5)?,
-        upper: at(0.75)?,
+        lower: quantile(&ratios, 0.25)?,
+        median: quantile(&ratios, 0.5)?,
+        upper: quantile(&ratios, 0.75)?,
     })
+}
+
+/// A quantile of sorted values, interpolated where it lies between two of them.
+fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let place = share * sorted.len().checked_sub(1)? as f64;
+    let (low, high) = (
+        sorted.get(place.floor() as usize)?,
+        sorted.get(place.ceil() as usize)?,
+    );
+    Some(low + (high - low) * place.fract())
 }
 
 /// Measures all turns. Adds the submitted chains to `chains`.

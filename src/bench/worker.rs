@@ -114,12 +114,14 @@ pub async fn run(server: &str, workers: usize, slots: usize) -> Result<(), Error
         .map_err(Error::io("report the executed steps"))
 }
 
+/// Records each step that a handler runs.
+fn keep(book: &Arc<Book>) -> impl Fn(&StepContext) + Send + Sync + 'static {
+    let book = Arc::clone(book);
+    move |step| book.enter(step)
+}
+
 fn worker(server: &str, n: usize, slots: usize, book: &Arc<Book>) -> Result<WorkerHandle, Error> {
-    let keep = || {
-        let book = Arc::clone(book);
-        move |step: &StepContext| book.enter(step)
-    };
-    let (chain, ok, flaky, slow) = (keep(), keep(), keep(), keep());
+    let (chain, ok, flaky, slow) = (keep(book), keep(book), keep(book), keep(book));
     let worker = Worker::builder([server])
         .name(format!("bench-{n}"))
         .max_concurrent_steps(slots)

@@ -71,6 +71,7 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
         let gone = async move {
             let status = ended.await;
             tracing::error!(%status, "the private Postgres ended; the server stops");
+            // Kept for the error: the server itself only observes that its database is gone.
             let _ = told.set(status);
         };
         let result = serve::serve(session, listener, db, config, gone).await;
@@ -81,7 +82,9 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
             None if result.is_err() => tokio::time::timeout(END_LIMIT, cluster.ended()).await.ok(),
             None => None,
         };
+        // Taken before the stop, which removes an ephemeral folder and its log.
         let log = cluster.log();
+        // After the server, whose drain still writes.
         cluster.stop().await;
         match died {
             Some(status) => Err(postgres_ended(status, &log, command.ephemeral)),

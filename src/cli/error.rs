@@ -10,7 +10,7 @@ use super::{
     peer::Peer,
     render::{
         human,
-        term::{self, Style, Term},
+        term::{self, Term, style},
     },
 };
 
@@ -66,10 +66,10 @@ impl CliError {
     /// Prints the error and its hint on stderr, with control characters of quoted text escaped.
     pub fn say(&self, term: &Term) {
         if !self.message.is_empty() {
-            term.say_tagged(Style::Red, "error", &term::clean_lines(&self.message));
+            term.say_tagged(style::RED, "error", &term::clean_lines(&self.message));
         }
         if let Some(hint) = &self.hint {
-            term.say_tagged(Style::Yellow, "hint", &term::clean_lines(hint));
+            term.say_tagged(style::YELLOW, "hint", &term::clean_lines(hint));
         }
     }
 
@@ -161,17 +161,20 @@ pub fn is_passing(status: &Status) -> bool {
 /// The field violations of a status, one readable line each.
 fn violations(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
-    let line = |v: &tonic_types::FieldViolation| match v.field.as_str() {
-        // A violation without a field, such as the number of further violations.
-        "" => term::clean(&v.description),
-        field => format!("{}: {}", term::clean(field), term::clean(&v.description)),
-    };
     details
         .bad_request()
         .iter()
         .flat_map(|b| &b.field_violations)
-        .map(line)
+        .map(violation)
         .collect()
+}
+
+fn violation(v: &tonic_types::FieldViolation) -> String {
+    match v.field.as_str() {
+        // A violation without a field, such as the number of further violations.
+        "" => term::clean(&v.description),
+        field => format!("{}: {}", term::clean(field), term::clean(&v.description)),
+    }
 }
 
 /// Whether the message only repeats the first violations.

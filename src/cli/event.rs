@@ -12,7 +12,7 @@ use super::{
     error::{CliError, exit, is_passing},
     render::{
         human,
-        term::{Style, Term, clean},
+        term::{Term, clean, style},
     },
 };
 use crate::{
@@ -194,13 +194,13 @@ fn print(response: &SubscribeResponse, session: &Session) -> Result<(), CliError
 fn line(event: &Event, term: &Term) -> String {
     let kind = human::event_type(event.r#type);
     let style = match event.r#type() {
-        EventType::TaskCompleted | EventType::StepCompleted => Style::Green,
+        EventType::TaskCompleted | EventType::StepCompleted => style::GREEN,
         EventType::TaskFailed
         | EventType::StepFailed
         | EventType::WorkerLost
-        | EventType::CircuitOpened => Style::Red,
-        EventType::StepRetrying => Style::Yellow,
-        _ => Style::Dim,
+        | EventType::CircuitOpened => style::RED,
+        EventType::StepRetrying => style::YELLOW,
+        _ => style::DIM,
     };
     let template = match event.task_name.as_str() {
         "" => String::new(),

@@ -21,13 +21,13 @@ mod worker;
 
 use std::{future::Future, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use tasker_worker::client::Client;
 
 use self::{
     error::{CliError, exit},
-    render::term::{ColorChoice, Term},
+    render::term::Term,
 };
 
 /// The command line of `tasker`.

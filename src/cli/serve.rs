@@ -189,6 +189,7 @@ impl ServeArgs {
                 return Err(CliError::new(exit::CONFIG, message));
             }
         };
+        // Only checked here: the exporter needs the runtime, which does not exist yet.
         telemetry::endpoint().map_err(not_exported)?;
         Ok((address, config, Log { filter, json }))
     }
@@ -196,14 +197,12 @@ impl ServeArgs {
 
 /// Parses each value of an option that may be given several times; empty values are ignored.
 fn each<T: FromStr<Err = &'static str>>(flag: &str, texts: &[String]) -> Result<Vec<T>, CliError> {
-    let one = |text: &String| {
-        text.parse()
-            .map_err(|why| CliError::new(exit::CONFIG, format!("{flag} `{text}`: {why}")))
-    };
-    texts
-        .iter()
-        .filter(|text| !text.is_empty())
-        .map(one)
+    let given = texts.iter().filter(|text| !text.is_empty());
+    given
+        .map(|text| {
+            text.parse()
+                .map_err(|why| CliError::new(exit::CONFIG, format!("{flag} `{text}`: {why}")))
+        })
         .collect()
 }
 
@@ -290,6 +289,7 @@ pub async fn prepare(db: &Db, migrating: bool) -> Result<(), CliError> {
         };
         match result {
             Ok(()) => return Ok(()),
+            // A refusal (a wrong password, an unknown database) does not pass by waiting.
             Err(error)
                 if error.is_transient()
                     && !error.is_refusal()
@@ -348,9 +348,14 @@ pub async fn serve(
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "the server listens on a network address, without authentication");
     }
+    // Before the first connection: the bounds of the accept loop follow from the limit.
     server::raise_file_limit();
+    // Fills the pool, so that the first request does not pay for a new connection. A failure is
+    // found again by the engine.
     let _ = servers::ping(&db).await;
+    // The socket listens already, so a program that reads this line may connect at once.
     session.term.data(&format!("http://{address}\n"))?;
+    // Before the start of the engine: a signal during the start must also drain.
     let signalled = ended_by_signal()?;
     let shutdown = async {
         tokio::select! {
@@ -365,6 +370,7 @@ pub async fn serve(
     };
     let ran = server::run(listener, db, config, shutdown).await;
     if let Some(telemetry) = telemetry {
+        // The last export blocks its thread.
         let _ = tokio::task::spawn_blocking(|| telemetry.end()).await;
     }
     match ran {

@@ -9,7 +9,7 @@ use super::{
     render::{
         human,
         table::Table,
-        term::{Style, clean},
+        term::{clean, style},
     },
 };
 use crate::proto::{ListWorkersRequest, Worker};
@@ -74,8 +74,8 @@ fn table(workers: &[Worker], session: &Session) -> Table {
     ]);
     for w in workers {
         let (style, state) = match w.draining {
-            true => (Style::Yellow, "draining"),
-            false => (Style::Green, "connected"),
+            true => (style::YELLOW, "draining"),
+            false => (style::GREEN, "connected"),
         };
         let connected =
             human::elapsed(w.connected_at, None).map(|d| format!("{} ago", human::duration(d)));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use strum::{EnumString, IntoStaticStr};
+
 use super::step::StepEvent;
 
 /// The most attempts of one step that may be lost with their workers before the step fails: after
@@ -97,7 +99,8 @@ pub enum Outcome {
 }
 
 /// The kind of an outcome in the history; also the database's `attempt_outcome`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum OutcomeKind {
     Succeeded,
     RetryableError,
@@ -125,22 +128,12 @@ impl OutcomeKind {
 
     /// The name in the database.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::RetryableError => "retryable_error",
-            Self::PermanentError => "permanent_error",
-            Self::TimedOut => "timed_out",
-            Self::WorkerLost => "worker_lost",
-            Self::Released => "released",
-            Self::Undelivered => "undelivered",
-            Self::Cancelled => "cancelled",
-            Self::Drained => "drained",
-        }
+        self.into()
     }
 
     /// The outcome with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|k| k.as_str() == name)
+        name.parse().ok()
     }
 
     /// Whether a worker's own message ended the attempt. The server acknowledges a copy of such a

@@ -4,12 +4,13 @@
 //! The circuit counts the health of the service, not the outcome of tasks: a permanent error is a
 //! healthy answer.
 
-use std::fmt;
+use strum::{EnumString, IntoStaticStr};
 
 use super::{attempt::OutcomeKind, policy::Policy};
 
 /// State of a circuit; also the database's `circuit_state`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, strum::Display)]
+#[strum(serialize_all = "snake_case")]
 pub enum CircuitState {
     /// The circuit admits every claim. For `ramp_seconds` after a recovery, [`ramp`] limits the
     /// steps at once.
@@ -60,22 +61,12 @@ impl CircuitState {
 
     /// The name in the database and in documents.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
+        self.into()
     }
 
     /// The state with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str() == name)
-    }
-}
-
-impl fmt::Display for CircuitState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        name.parse().ok()
     }
 }
 

@@ -74,24 +74,9 @@ impl Settings {
     /// The first problem of the text.
     pub fn from_json(text: &str, template: &Template) -> Result<Settings, String> {
         let value = documents::parse(text, usize::MAX).map_err(|error| error.to_string())?;
-        let entry = |value: &Value| {
-            let origin = value
-                .get("origin")
-                .and_then(Value::as_str)
-                .ok_or("an entry has no origin")?;
-            let changes = value.get("changes").ok_or("an entry has no changes")?;
-            let adjustment = Adjustment::read(changes, &template.steps).map_err(|problems| {
-                problems
-                    .first()
-                    .map(|p| format!("{origin}{}: {}", p.pointer, p.message))
-                    .unwrap_or_default()
-            })?;
-            Ok::<_, String>((origin.to_owned(), adjustment))
-        };
         let entries = value.as_array().ok_or("expected a list")?;
-        Ok(Settings(
-            entries.iter().map(entry).collect::<Result<_, _>>()?,
-        ))
+        let read = entries.iter().map(|entry| read_entry(entry, template));
+        Ok(Settings(read.collect::<Result<_, _>>()?))
     }
 
     /// The step with its adjustments; `None` if the template's step applies unchanged.
@@ -154,4 +139,20 @@ impl Settings {
             Some((origin.as_str(), adjustment.step(index)?))
         })
     }
+}
+
+/// An entry of [`Settings::to_json`]: the origin and the changes.
+fn read_entry(entry: &Value, template: &Template) -> Result<(String, Adjustment), String> {
+    let origin = entry
+        .get("origin")
+        .and_then(Value::as_str)
+        .ok_or("an entry has no origin")?;
+    let changes = entry.get("changes").ok_or("an entry has no changes")?;
+    let adjustment = Adjustment::read(changes, &template.steps).map_err(|problems| {
+        let first = problems.first();
+        first
+            .map(|p| format!("{origin}{}: {}", p.pointer, p.message))
+            .unwrap_or_default()
+    })?;
+    Ok((origin.to_owned(), adjustment))
 }

@@ -1,9 +1,12 @@
 //! The state machine of a step.
 
-use std::fmt;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
-/// State of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// State of a step, in the order of its life.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, strum::Display, VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum StepState {
     /// A parent is not done yet.
     Pending,
@@ -59,19 +62,6 @@ pub struct IllegalStepTransition {
 }
 
 impl StepState {
-    /// All states, in the order of a step's life.
-    pub const ALL: [Self; 9] = [
-        Self::Pending,
-        Self::Ready,
-        Self::InProgress,
-        Self::WaitingForRetry,
-        Self::Complete,
-        Self::Error,
-        Self::Cancelled,
-        Self::Skipped,
-        Self::ResolvedManually,
-    ];
-
     /// The state after `event`. Total: each pair of state and event has a state or an error, and
     /// the error names both.
     pub fn after(self, event: StepEvent) -> Result<Self, IllegalStepTransition> {
@@ -109,28 +99,12 @@ impl StepState {
 
     /// The name in the database and in documents.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Ready => "ready",
-            Self::InProgress => "in_progress",
-            Self::WaitingForRetry => "waiting_for_retry",
-            Self::Complete => "complete",
-            Self::Error => "error",
-            Self::Cancelled => "cancelled",
-            Self::Skipped => "skipped",
-            Self::ResolvedManually => "resolved_manually",
-        }
+        self.into()
     }
 
     /// The state with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str() == name)
-    }
-}
-
-impl fmt::Display for StepState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        name.parse().ok()
     }
 }
 
@@ -173,7 +147,7 @@ mod tests {
             never,
             never,
         ];
-        for (state, expected) in S::ALL.into_iter().zip(expected) {
+        for (state, expected) in S::VARIANTS.iter().zip(expected) {
             for (event, want) in EVENTS.into_iter().zip(row(expected)) {
                 assert_eq!(state.after(event).ok(), want, "{state} after {event:?}");
             }
@@ -182,7 +156,7 @@ mod tests {
 
     #[test]
     fn final_state_changes_only_by_an_operator_and_a_refusal_names_state_and_event() {
-        for state in S::ALL {
+        for state in S::VARIANTS {
             let by_itself = &EVENTS[..7];
             assert_eq!(
                 state.is_final(),
@@ -198,8 +172,8 @@ mod tests {
 
     #[test]
     fn state_names_round_trip() {
-        for state in S::ALL {
-            assert_eq!(S::from_name(state.as_str()), Some(state));
+        for state in S::VARIANTS {
+            assert_eq!(S::from_name(state.as_str()), Some(*state));
         }
     }
 }

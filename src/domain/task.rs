@@ -1,6 +1,6 @@
 //! The state machine of a task.
 
-use std::fmt;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use super::event::EventType;
 
@@ -18,7 +18,10 @@ pub const MAX_TASKS_PER_SUBMIT: usize = 1_000;
 pub const MAX_SUBMIT_BYTES: usize = 8 << 20;
 
 /// State of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, strum::Display, VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum TaskState {
     /// No step has started.
     Pending,
@@ -74,16 +77,6 @@ impl TaskState {
         }
     }
 
-    /// All states, in the order of a task's life.
-    pub const ALL: [Self; 6] = [
-        Self::Pending,
-        Self::InProgress,
-        Self::Complete,
-        Self::Error,
-        Self::Cancelled,
-        Self::ResolvedManually,
-    ];
-
     /// The state after `event`. Total: each pair of state and event has a state or an error, and
     /// the error names both.
     pub fn after(self, event: TaskEvent) -> Result<Self, IllegalTaskTransition> {
@@ -111,25 +104,12 @@ impl TaskState {
 
     /// The name in the database and in documents.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::InProgress => "in_progress",
-            Self::Complete => "complete",
-            Self::Error => "error",
-            Self::Cancelled => "cancelled",
-            Self::ResolvedManually => "resolved_manually",
-        }
+        self.into()
     }
 
     /// The state with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str() == name)
-    }
-}
-
-impl fmt::Display for TaskState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        name.parse().ok()
     }
 }
 
@@ -181,7 +161,7 @@ mod tests {
             [None; 7],
             [None; 7],
         ];
-        for (state, row) in S::ALL.into_iter().zip(expected) {
+        for (state, row) in S::VARIANTS.iter().zip(expected) {
             for (event, want) in events.into_iter().zip(row) {
                 assert_eq!(state.after(event).ok(), want, "{state} after {event:?}");
             }
@@ -189,7 +169,7 @@ mod tests {
                 state.is_final(),
                 events[..5].iter().all(|e| state.after(*e).is_err())
             );
-            assert_eq!(S::from_name(state.as_str()), Some(state));
+            assert_eq!(S::from_name(state.as_str()), Some(*state));
         }
     }
 }

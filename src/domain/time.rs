@@ -4,14 +4,6 @@
 /// `2026-01-31T12:00:00+02:00`. The function does not check that the day exists. A text without a
 /// zone is refused, since it means another moment on another machine.
 pub fn is_rfc3339(text: &str) -> bool {
-    let fits = |text: &str, form: &str| {
-        let same = |(byte, form): (u8, u8)| match form {
-            b'0' => byte.is_ascii_digit(),
-            b'T' => byte.eq_ignore_ascii_case(&b'T'),
-            _ => byte == form,
-        };
-        text.len() == form.len() && text.bytes().zip(form.bytes()).all(same)
-    };
     let Some((start, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else {
         return false;
     };
@@ -27,6 +19,17 @@ pub fn is_rfc3339(text: &str) -> bool {
     };
     fits(start, "0000-00-00T00:00:00")
         && (matches!(zone, "Z" | "z") || fits(zone, "+00:00") || fits(zone, "-00:00"))
+}
+
+/// Whether a text has a form, in which `0` stands for any digit.
+fn fits(text: &str, form: &str) -> bool {
+    let pairs = text.bytes().zip(form.bytes());
+    text.len() == form.len()
+        && pairs.into_iter().all(|(byte, form)| match form {
+            b'0' => byte.is_ascii_digit(),
+            b'T' => byte.eq_ignore_ascii_case(&b'T'),
+            _ => byte == form,
+        })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use strum::VariantArray as _;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -97,8 +98,9 @@ pub fn task_state(state: TaskState) -> proto::TaskState {
 
 /// A state of a filter.
 pub fn task_state_from(state: i32) -> Result<TaskState, Status> {
-    TaskState::ALL
-        .into_iter()
+    TaskState::VARIANTS
+        .iter()
+        .copied()
         .find(|known| i32::from(task_state(*known)) == state)
         .ok_or_else(|| invalid("states", format!("{state} is not a state: see TaskState")))
 }

@@ -15,7 +15,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::{
     error,
-    frames::{Received, Sent},
+    frames::{RequestBody, ResponseBody},
     room::Room,
 };
 
@@ -97,7 +97,7 @@ async fn transfer(room: Room, request: Request, next: Next) -> Response {
                 .any(|encoding| encoding.trim_ascii() == b"gzip")
         });
     let is_stream = CLIENT_STREAMS.contains(&parts.uri.path());
-    let received = Received::new(body, &room, is_stream, is_packed);
+    let received = RequestBody::new(body, &room, is_stream, is_packed);
     let taken = received.taken();
     let response = next
         .run(Request::from_parts(parts, Body::new(received)))
@@ -106,7 +106,7 @@ async fn transfer(room: Room, request: Request, next: Next) -> Response {
     if !wants_packed || response.headers().contains_key(Status::GRPC_STATUS) {
         return response;
     }
-    let mut response = response.map(|body| Body::new(Sent::new(body)));
+    let mut response = response.map(|body| Body::new(ResponseBody::new(body)));
     response
         .headers_mut()
         .insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));

@@ -67,6 +67,7 @@ impl Unread {
 /// The body's text, and its memory account, to be kept until the request is answered.
 pub async fn read(headers: &HeaderMap, body: Body, room: &Room) -> Result<(String, Taken), Unread> {
     let is_packed = is_packed(headers)?;
+    // A declared length over the bound is refused before any memory is taken.
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(too_large().into());
     }
@@ -103,6 +104,7 @@ async fn arrive(body: Body, taken: &Taken) -> Result<Vec<u8>, Unread> {
                 },
             )?;
         if let Some(bytes) = frame.data_ref() {
+            // Accounted before the copy, so that a full room stops the body and not the process.
             taken.more(bytes.len())?;
             all.extend_from_slice(bytes);
         }
@@ -130,6 +132,7 @@ async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
 }
 
 fn is_packed(headers: &HeaderMap) -> Result<bool, Unread> {
+    // More than one encoding would multiply the work of a small body.
     let mut all = headers.get_all(header::CONTENT_ENCODING).iter();
     let Some(first) = all.next() else {
         return Ok(false);

@@ -79,14 +79,6 @@ fn parameters(route: &Route) -> Vec<Value> {
     let fields: Vec<FieldDescriptor> = route.rpc.input().fields().collect();
     let in_query =
         |f: &&FieldDescriptor| !in_path.contains(&f.name()) && !route.has_body() && fits_a_query(f);
-    let parameter = |field: &FieldDescriptor, place: &str| {
-        let mut schema = plain(field);
-        if field.is_list() {
-            schema = json!({"type": "array", "items": schema});
-        }
-        let about = field_comment(field).unwrap_or_default();
-        json!({"name": key(field), "in": place, "required": place == "path", "description": about, "schema": schema})
-    };
     let mut all: Vec<Value> = fields
         .iter()
         .filter(|f| in_path.contains(&f.name()))
@@ -106,6 +98,15 @@ fn parameters(route: &Route) -> Vec<Value> {
         );
     }
     all
+}
+
+fn parameter(field: &FieldDescriptor, place: &str) -> Value {
+    let mut schema = plain(field);
+    if field.is_list() {
+        schema = json!({"type": "array", "items": schema});
+    }
+    let about = field_comment(field).unwrap_or_default();
+    json!({"name": key(field), "in": place, "required": place == "path", "description": about, "schema": schema})
 }
 
 fn request_body(route: &Route, schemas: &mut Map<String, Value>) -> Value {

@@ -26,6 +26,8 @@ pub async fn packed(request: Request, next: Next) -> Response {
         .size_hint()
         .exact()
         .and_then(|bytes| usize::try_from(bytes).ok());
+    // A body of unknown length is a stream of events, whose compression would delay each event
+    // until the buffer is full.
     if exact.is_none_or(|bytes| bytes < MIN_BYTES)
         || response.headers().contains_key(header::CONTENT_ENCODING)
     {
@@ -37,6 +39,7 @@ pub async fn packed(request: Request, next: Next) -> Response {
     if !wanted {
         return response;
     }
+    // The length of the compressed body is not known yet.
     response.headers_mut().remove(header::CONTENT_LENGTH);
     response
         .headers_mut()
@@ -51,25 +54,21 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .collect();
-    let weight = |name: &str| {
-        accepted
-            .iter()
-            .flat_map(|value| value.split(','))
-            .find_map(|one| {
-                let (encoding, parameters) = one.split_once(';').unwrap_or((one, ""));
-                let is_named = encoding.trim().eq_ignore_ascii_case(name);
-                is_named.then(|| {
-                    parameters
-                        .trim()
-                        .strip_prefix("q=")
-                        .is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0))
-                })
-            })
-    };
-    weight("gzip")
-        .or_else(|| weight("x-gzip"))
-        .or_else(|| weight("*"))
+    let mut named = ["gzip", "x-gzip", "*"].into_iter();
+    named
+        .find_map(|name| is_accepted(&accepted, name))
         .unwrap_or(false)
+}
+
+/// Whether an encoding has a weight above zero; none if it is not named.
+fn is_accepted(accepted: &[&str], name: &str) -> Option<bool> {
+    let mut all = accepted.iter().flat_map(|value| value.split(','));
+    all.find_map(|one| {
+        let (encoding, parameters) = one.split_once(';').unwrap_or((one, ""));
+        let is_named = encoding.trim().eq_ignore_ascii_case(name);
+        let weight = parameters.trim().strip_prefix("q=");
+        is_named.then(|| weight.is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0)))
+    })
 }
 
 /// A body of known size, which is compressed in slices.
@@ -98,6 +97,8 @@ impl HttpBody for Packing {
                 },
                 Self::Begun(deflate) => match deflate.go_on() {
                     Ok(None) => {
+                        // One slice for each poll: other tasks of this thread run between the
+                        // slices of a large body.
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }

@@ -150,19 +150,22 @@ impl IntoResponse for Problem {
 /// The first errors in a sentence for people.
 fn in_words(errors: &[Wrong]) -> String {
     const SHOWN: usize = 3;
-    let word = |Wrong { place, detail }: &Wrong| match place {
-        Place::Pointer(pointer) if pointer.is_empty() => detail.clone(),
-        Place::Pointer(name) | Place::Parameter(name) => {
-            format!("{}: {detail}", name.trim_start_matches('/'))
-        }
-    };
-    let shown: Vec<String> = errors.iter().take(SHOWN).map(word).collect();
+    let shown: Vec<String> = errors.iter().take(SHOWN).map(in_word).collect();
     let more = if errors.len() > SHOWN {
         "; `errors` has more"
     } else {
         ""
     };
     shown.join("; ") + more
+}
+
+fn in_word(Wrong { place, detail }: &Wrong) -> String {
+    match place {
+        Place::Pointer(pointer) if pointer.is_empty() => detail.clone(),
+        Place::Pointer(name) | Place::Parameter(name) => {
+            format!("{}: {detail}", name.trim_start_matches('/'))
+        }
+    }
 }
 
 /// The HTTP status of each code of gRPC.

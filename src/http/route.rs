@@ -225,6 +225,8 @@ impl Route {
         let in_path = self.path_fields();
         // The body's memory is accounted for until the answer exists.
         let mut held = None;
+        // The path and the query come before the body: a request that is wrong in its URI is
+        // refused without its body being read.
         self.fill_from_uri(&mut message, &mut parts, &in_path)
             .await?;
         let mut parameters = in_path.clone();
@@ -232,6 +234,7 @@ impl Route {
         if self.has_body() {
             let media = self.media(&parts.headers)?;
             let (text, taken) = body::read(&parts.headers, rest, room).await?;
+            // The account moves out of this block, since the answer is made only after the call.
             held = Some(taken);
             self.fill_from_body(&mut message, media, &text, &in_path)?;
             self.fill_from_header(&mut message, &parts.headers)?;
@@ -241,6 +244,8 @@ impl Route {
         let refused = |status: Status| Problem::of(&status, &parameters);
         let call = match self.call {
             Calls::Stream(call) => {
+                // The cursor of the header overrides the query, so it is set after the query was
+                // read.
                 sse::resume(&mut message, &parts.headers)?;
                 let metadata = MetadataMap::from_headers(parts.headers);
                 return Ok(sse::response(
@@ -249,8 +254,10 @@ impl Route {
             }
             Calls::Once(call) => call,
         };
+        // gRPC metadata are headers: the engine reads `traceparent` from them on both surfaces.
         let metadata = MetadataMap::from_headers(parts.headers);
         let answered = call(engine, metadata, message).await.map_err(refused)?;
+        // The answer exists now, and the request's body has been freed.
         drop(held);
         let status = if answered.created {
             StatusCode::CREATED
@@ -290,6 +297,7 @@ impl Route {
         let Query(query) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
             .map_err(|_| unreadable("query"))?;
         let names: Vec<&str> = query.iter().map(|(name, _)| name.as_str()).collect();
+        // A field in the query of a write is probably a mistake; ignoring it would hide that.
         if self.has_body() && !query.is_empty() {
             let all: Vec<Violated> = names
                 .iter()
@@ -308,6 +316,8 @@ impl Route {
     /// refused before the body is read: a page may send some types to another site without a
     /// preflight.
     fn media(&self, headers: &HeaderMap) -> Result<Option<Media>, Problem> {
+        // Without a type, a body is refused later unless it is empty, so that a write without
+        // fields needs no header.
         let Some(said) = headers.get(header::CONTENT_TYPE).filter(|v| !v.is_empty()) else {
             return Ok(None);
         };
@@ -351,6 +361,7 @@ impl Route {
                 read::body(message, text, in_path).map_err(|all| violated(&all, &[]))
             }
             Some(Media::Yaml(field)) => {
+                // The YAML is stored as it was sent; the engine parses it.
                 message.set_field_by_name(field, Value::String(text.to_owned()));
                 Ok(())
             }

@@ -36,6 +36,7 @@ pub fn resume(message: &mut DynamicMessage, headers: &HeaderMap) -> Result<(), P
             "Last-Event-ID: expected the id of an event, unchanged",
         )
     })?;
+    // The rpc refuses a start beside a cursor.
     message.clear_field_by_name("start_from");
     message.set_field_by_name("cursor", Value::String(text.to_owned()));
     Ok(())

@@ -66,9 +66,11 @@ impl Starting {
 
     async fn answer(&self, request: Request) -> Response {
         if self.started.get().is_none() {
+            // An orchestrator must not kill a process because its start takes long.
             if request.uri().path() == LIVEZ.path {
                 return health::livez().await.into_response();
             }
+            // A start is usually shorter than this wait, so most early requests see no error.
             let _ = tokio::time::timeout(PATIENCE, self.opened.cancelled()).await;
         }
         let Some(all) = self.started.get() else {
@@ -84,6 +86,7 @@ impl Starting {
             let Ok::<_, Infallible>(response) = self.health.clone().oneshot(request).await;
             return response;
         }
+        // Load balancers expect the plain text of `/readyz` and not a problem document.
         if path == READYZ.path {
             return (
                 StatusCode::SERVICE_UNAVAILABLE,

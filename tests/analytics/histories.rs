@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     oracle::{Oracle, us},
     performance, set,
-    support::server::Bench,
+    support::{random::split_mix, server::Bench},
 };
 
 const YAML: [&str; 2] = [
@@ -38,15 +38,12 @@ step_templates:
 const PARENTS: [&[&[usize]]; 2] = [&[&[], &[0], &[0], &[1, 2]], &[&[], &[], &[0, 1]]];
 const HOUR: u64 = 3_600_000_000;
 
-/// SplitMix64: the same seed gives the same history.
+/// The same seed gives the same history.
 struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        split_mix(&mut self.0)
     }
 
     fn below(&mut self, n: u64) -> u64 {

@@ -3,8 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use crate::{
-    many::{MANY, ONE, Service, alone, count, order, start, submit_many, tell, told, until},
-    support::{TestDb, invariants::invariants, process::ServerProcess, server::register},
+    many::{MANY, ONE, Service, alone, count, start, submit_many, tell, told, until},
+    support::{
+        TestDb, invariants::invariants, orders::to_all, process::ServerProcess, server::register,
+    },
 };
 use tasker::proto::{BulkOrder, OrderTasksRequest};
 use tasker_worker::client::Client;
@@ -34,7 +36,7 @@ async fn bulk_retry_of_10_000_tasks_reports_progress_and_completes_all() {
     let (mut client, service, _worker) = failed(&db, &server, MANY).await;
     let dry = OrderTasksRequest {
         dry_run: true,
-        ..order(BulkOrder::Retry)
+        ..to_all(BulkOrder::Retry)
     };
     let counted = tell(&mut client, dry).await.unwrap();
     assert_eq!(
@@ -54,7 +56,7 @@ async fn bulk_retry_of_10_000_tasks_reports_progress_and_completes_all() {
         "only counted"
     );
 
-    let all = tell(&mut client, order(BulkOrder::Retry)).await.unwrap();
+    let all = tell(&mut client, to_all(BulkOrder::Retry)).await.unwrap();
     assert!(all.len() > 10, "{} messages are no progress", all.len());
     assert!(
         all.windows(2)
@@ -68,7 +70,7 @@ async fn bulk_retry_of_10_000_tasks_reports_progress_and_completes_all() {
         2 * MANY,
         "each was called once more"
     );
-    let again = told(&mut client, order(BulkOrder::Retry)).await;
+    let again = told(&mut client, to_all(BulkOrder::Retry)).await;
     assert_eq!((again.total, again.followed), (0, 0));
     invariants(&rows).await;
 }
@@ -79,7 +81,7 @@ async fn repeated_bulk_retry_continues_after_an_interruption() {
     let db = TestDb::new().await;
     let server = ServerProcess::start(db.url());
     let (mut client, service, _worker) = failed(&db, &server, MANY).await;
-    let mut stream = start(&mut client, order(BulkOrder::Retry)).await;
+    let mut stream = start(&mut client, to_all(BulkOrder::Retry)).await;
     for _ in 0..3 {
         stream.message().await.unwrap().unwrap();
     }
@@ -91,7 +93,7 @@ async fn repeated_bulk_retry_continues_after_an_interruption() {
     assert!(left > 0 && left < MANY, "{left} of {MANY} are left");
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert_eq!(count(&rows, "error").await, left, "it has stopped");
-    let again = told(&mut client, order(BulkOrder::Retry)).await;
+    let again = told(&mut client, to_all(BulkOrder::Retry)).await;
     assert_eq!(again.followed, i64::try_from(left).unwrap());
     until(&rows, "complete", MANY).await;
     assert_eq!(
@@ -109,7 +111,7 @@ async fn bulk_retry_on_a_killed_server_has_committed_its_progress() {
     let mut server = ServerProcess::start(db.url());
     let second = ServerProcess::start(db.url());
     let (mut client, _service, _worker) = failed(&db, &server, MANY).await;
-    let mut stream = start(&mut client, order(BulkOrder::Retry)).await;
+    let mut stream = start(&mut client, to_all(BulkOrder::Retry)).await;
     let mut told_so_far = 0;
     while told_so_far < 1_000 {
         told_so_far = stream.message().await.unwrap().unwrap().followed;
@@ -130,7 +132,7 @@ async fn bulk_retry_on_a_killed_server_has_committed_its_progress() {
     // Any server does the rest; the worker reconnects to the first.
     let server = ServerProcess::start_at(db.url(), server.address());
     let mut client = Client::connect(&second.url).await.unwrap();
-    let again = told(&mut client, order(BulkOrder::Retry)).await;
+    let again = told(&mut client, to_all(BulkOrder::Retry)).await;
     assert_eq!(
         (again.followed, again.refused),
         (i64::try_from(left).unwrap(), 0)

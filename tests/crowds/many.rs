@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tasker::proto::{self, BulkOrder, OrderTasksRequest, OrderTasksResponse, TaskFilter};
+use tasker::proto::{self, OrderTasksRequest, OrderTasksResponse};
 use tasker_worker::{PermanentError, StepContext, StepError, Worker, WorkerHandle, client::Client};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::Client as Db;
@@ -91,20 +91,6 @@ pub async fn until(db: &Db, state: &str, n: usize) {
     };
     if tokio::time::timeout(LONG, reached).await.is_err() {
         panic!("{} of {n} tasks are {state}", count(db, state).await);
-    }
-}
-
-/// An order to all tasks of the namespace.
-pub fn order(order: BulkOrder) -> OrderTasksRequest {
-    OrderTasksRequest {
-        filter: Some(TaskFilter {
-            namespace: "t".into(),
-            ..TaskFilter::default()
-        }),
-        order: order.into(),
-        by: "ann".into(),
-        reason: "a test".into(),
-        ..OrderTasksRequest::default()
     }
 }
 

@@ -7,10 +7,11 @@ use tasker::proto::{BulkOrder, WaitCause};
 use tasker_worker::client::Client;
 
 use crate::{
-    many::{MANY, ONE, Service, alone, order, submit_many, told, until},
+    many::{MANY, ONE, Service, alone, submit_many, told, until},
     support::{
         TestDb,
         invariants::invariants,
+        orders::to_all,
         process::ServerProcess,
         server::{explained, lift, pause, register, submit},
     },
@@ -68,7 +69,7 @@ async fn paused_10_000_tasks_do_not_start_after_a_crash() {
     register(&mut client, ONE).await;
     submit_many(&mut client, "t/one", MANY).await;
     assert_eq!(
-        told(&mut client, order(BulkOrder::Pause)).await.followed,
+        told(&mut client, to_all(BulkOrder::Pause)).await.followed,
         10_000
     );
     let service = Service::default();
@@ -84,7 +85,7 @@ async fn paused_10_000_tasks_do_not_start_after_a_crash() {
     calls_stay(&service, 1, Duration::from_secs(3)).await;
     invariants(&rows).await;
     assert_eq!(
-        told(&mut client, order(BulkOrder::Resume)).await.followed,
+        told(&mut client, to_all(BulkOrder::Resume)).await.followed,
         10_000
     );
     until(&rows, "complete", MANY + 1).await;

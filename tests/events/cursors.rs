@@ -14,13 +14,12 @@ use tasker::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use crate::{
     Tail, after, from_beginning,
     support::{
         TestDb,
-        server::{Bench, PATIENCE, TestServer, eventually},
+        server::{Bench, PATIENCE, TestServer, eventually, reason},
     },
 };
 
@@ -48,13 +47,6 @@ async fn write(db: &TestDb, from: i32, count: i32) {
         )
         .await
         .unwrap();
-}
-
-fn reason(status: &Status) -> String {
-    status
-        .get_details_error_info()
-        .map(|info| info.reason)
-        .unwrap_or_default()
 }
 
 async fn refused(bench: &mut Bench, request: SubscribeRequest) -> Status {

@@ -5,9 +5,8 @@ use tasker::proto::SubmitTaskRequest;
 use tonic::Code::{self, InvalidArgument, ResourceExhausted};
 
 use crate::{
-    random::Random,
     raw::field,
-    support::server::submission,
+    support::{random::Random, server::submission},
     target::{Target, fields},
 };
 

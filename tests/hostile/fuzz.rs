@@ -12,10 +12,10 @@ use tasker::{
 };
 
 use crate::{
-    random::Random,
     raw::{Stream, field},
     support::{
         invariants::invariants,
+        random::Random,
         server::{register, state},
         worker::{permanent, registration, released, success},
     },

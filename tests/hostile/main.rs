@@ -7,7 +7,6 @@ mod contexts;
 mod fuzz;
 mod http1;
 mod messages;
-mod random;
 mod raw;
 mod requests;
 mod results;

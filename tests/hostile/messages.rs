@@ -5,9 +5,8 @@ use tasker::proto;
 use tonic::Code::{self, FailedPrecondition, InvalidArgument, ResourceExhausted, Unimplemented};
 
 use crate::{
-    random::Random,
     raw::{WORK, field, frame, framed},
-    support::server::submission,
+    support::{random::Random, server::submission},
     target::Target,
 };
 

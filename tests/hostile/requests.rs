@@ -10,7 +10,10 @@ use tasker::proto::{
 use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
 use uuid::Uuid;
 
-use crate::{random::Random, support::server::submission, target::Target};
+use crate::{
+    support::{random::Random, server::submission},
+    target::Target,
+};
 
 const SUBMIT: &str = "TaskService/SubmitTask";
 const CANCEL: &str = "TaskService/CancelTask";

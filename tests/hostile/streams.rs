@@ -14,9 +14,11 @@ use tonic::{
 };
 
 use crate::{
-    random::Random,
     raw::{Raw, Stream, field},
-    support::worker::{permanent, registration, released, success},
+    support::{
+        random::Random,
+        worker::{permanent, registration, released, success},
+    },
     target::Target,
 };
 

@@ -8,8 +8,8 @@ use tasker::proto::{RegisterTemplateRequest, ValidateTemplateRequest, ValidateTe
 use tonic::Code::InvalidArgument;
 
 use crate::{
-    random::Random,
     raw::field,
+    support::random::Random,
     target::{GOOD, SEED, Target, fields},
 };
 

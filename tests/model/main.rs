@@ -6,9 +6,6 @@
 
 mod model;
 mod op;
-#[path = "../hostile/random.rs"]
-#[allow(dead_code, reason = "the other tests damage bytes with it")]
-mod random;
 mod run;
 mod search;
 mod shapes;

@@ -21,8 +21,8 @@ use tasker::proto::{AttemptOutcome, StepState, TaskState};
 pub use self::action::{Action, Owed};
 use crate::{
     op::{self, Op},
-    random::Random,
     shapes::{HANDLERS, MOVING, Shape},
+    support::random::Random,
 };
 
 /// Mistakes of the model, with which the search itself is tested.

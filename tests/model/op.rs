@@ -1,7 +1,7 @@
 //! Operations on a server. An op identifies its objects by a number modulo the number of candidates
 //! at its turn, so every subsequence of a history is a history too.
 
-use crate::random::Random;
+use crate::support::random::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Submission {

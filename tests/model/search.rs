@@ -11,12 +11,12 @@ use tokio::task::JoinSet;
 use crate::{
     model::Wrong,
     op::Op,
-    random::Random,
     run::{Difference, play},
     shrink::shrink,
     support::{
         TestDb,
         invariants::invariants,
+        random::Random,
         server::{Bench, TestServer},
     },
 };

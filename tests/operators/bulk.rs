@@ -6,26 +6,13 @@ use tonic::{Code, Status};
 
 use crate::support::{
     invariants::invariants,
+    orders::to_all,
     server::{Bench, eventually, register},
     worker::{RawWorker, permanent},
 };
 
 const ONE: &str =
     "{task_name: one, namespace: t, version: 1.0.0, step_templates: [{name: a, handler_class: h}]}";
-
-/// An order to all tasks of the namespace.
-fn order(order: BulkOrder) -> OrderTasksRequest {
-    OrderTasksRequest {
-        filter: Some(TaskFilter {
-            namespace: "t".into(),
-            ..TaskFilter::default()
-        }),
-        order: order.into(),
-        by: "ann".into(),
-        reason: "a test".into(),
-        ..OrderTasksRequest::default()
-    }
-}
 
 /// Gives the order and returns its last progress message.
 async fn tell(
@@ -150,7 +137,7 @@ async fn bulk_order_reaches_exactly_the_matching_tasks() {
         let request = OrderTasksRequest {
             filter: Some(filter.clone()),
             dry_run: true,
-            ..order(BulkOrder::Pause)
+            ..to_all(BulkOrder::Pause)
         };
         assert_eq!(
             told(&mut bench.client, request).await.total,
@@ -160,7 +147,7 @@ async fn bulk_order_reaches_exactly_the_matching_tasks() {
     }
     let fits = |filter| OrderTasksRequest {
         filter: Some(filter),
-        ..order(BulkOrder::Pause)
+        ..to_all(BulkOrder::Pause)
     };
     let paused = told(
         &mut bench.client,
@@ -173,13 +160,13 @@ async fn bulk_order_reaches_exactly_the_matching_tasks() {
     assert_eq!((paused.total, paused.followed, paused.refused), (2, 2, 0));
     // Resume applies to the paused tasks only; cancel then applies to all.
     assert_eq!(
-        told(&mut bench.client, order(BulkOrder::Resume))
+        told(&mut bench.client, to_all(BulkOrder::Resume))
             .await
             .followed,
         2
     );
     assert_eq!(
-        told(&mut bench.client, order(BulkOrder::Cancel))
+        told(&mut bench.client, to_all(BulkOrder::Cancel))
             .await
             .followed,
         3
@@ -226,7 +213,7 @@ async fn failed_tasks_are_selected_by_code_and_time_and_resolved() {
         let request = OrderTasksRequest {
             filter: filter.clone(),
             dry_run: true,
-            ..order(BulkOrder::Retry)
+            ..to_all(BulkOrder::Retry)
         };
         assert_eq!(
             told(&mut client, request).await.total,
@@ -239,7 +226,7 @@ async fn failed_tasks_are_selected_by_code_and_time_and_resolved() {
         &mut client,
         OrderTasksRequest {
             filter: of("DEADLINE_EXCEEDED", None),
-            ..order(BulkOrder::Retry)
+            ..to_all(BulkOrder::Retry)
         },
     )
     .await;
@@ -253,7 +240,7 @@ async fn failed_tasks_are_selected_by_code_and_time_and_resolved() {
         &mut client,
         OrderTasksRequest {
             filter: of("DEADLINE_EXCEEDED", None),
-            ..order(BulkOrder::Resolve)
+            ..to_all(BulkOrder::Resolve)
         },
     )
     .await;
@@ -265,7 +252,7 @@ async fn failed_tasks_are_selected_by_code_and_time_and_resolved() {
 #[tokio::test]
 async fn bulk_order_without_filter_author_or_kind_is_refused() {
     let mut bench = Bench::with(ONE).await;
-    let good = order(BulkOrder::Retry);
+    let good = to_all(BulkOrder::Retry);
     for (wrong, field) in [
         (
             OrderTasksRequest {

@@ -21,7 +21,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{
     invariants::invariants,
-    server::{Bench, PATIENCE, TestServer, finished, register, state, submission},
+    server::{Bench, PATIENCE, TestServer, finished, reason, register, state, submission},
     worker::{RawWorker, success},
 };
 
@@ -58,14 +58,6 @@ async fn submit(
     request: SubmitTaskRequest,
 ) -> Result<proto::SubmitTaskResponse, Status> {
     Ok(client.tasks.submit_task(request).await?.into_inner())
-}
-
-fn reason(status: &Status) -> String {
-    let details = status.get_error_details();
-    details
-        .error_info()
-        .map(|info| info.reason.clone())
-        .unwrap_or_default()
 }
 
 async fn listed(client: &mut Client, include_retired: bool) -> Vec<String> {

@@ -15,6 +15,7 @@
 pub mod invariants;
 pub mod orders;
 pub mod process;
+pub mod random;
 pub mod server;
 pub mod worker;
 

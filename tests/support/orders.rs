@@ -81,3 +81,17 @@ pub async fn give(
     };
     Ok(task.expect("a task"))
 }
+
+/// An order to all tasks of the namespace `t`.
+pub fn to_all(order: proto::BulkOrder) -> proto::OrderTasksRequest {
+    proto::OrderTasksRequest {
+        filter: Some(proto::TaskFilter {
+            namespace: "t".into(),
+            ..proto::TaskFilter::default()
+        }),
+        order: order.into(),
+        by: "ann".into(),
+        reason: "a test".into(),
+        ..proto::OrderTasksRequest::default()
+    }
+}

@@ -10,6 +10,8 @@ use tasker::{
 };
 use tasker_worker::client::Client;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tonic::Status;
+use tonic_types::StatusExt as _;
 
 use super::{SCHEMA, TestDb};
 
@@ -252,6 +254,12 @@ pub fn step<'a>(task: &'a proto::GetTaskResponse, name: &str) -> &'a proto::Step
 
 pub fn state(task: &proto::GetTaskResponse) -> TaskState {
     task.task.as_ref().unwrap().state()
+}
+
+/// The reason code of a status.
+pub fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info();
+    info.map(|info| info.reason).unwrap_or_default()
 }
 
 /// Polls until `condition` holds, for changes that no stream reports.

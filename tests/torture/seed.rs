@@ -2,7 +2,9 @@
 
 use std::{hash::Hasher as _, ops::Range, time::Duration};
 
-/// A stream of numbers (SplitMix64).
+use crate::support::random::split_mix;
+
+/// A stream of numbers.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
@@ -14,11 +16,7 @@ impl Rng {
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        split_mix(&mut self.0)
     }
 
     /// A number in `range`, almost uniform.

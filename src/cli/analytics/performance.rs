@@ -103,6 +103,20 @@ fn table(templates: &[TemplatePerformance]) -> Table {
     table
 }
 
+/// A mean as text; empty if it is zero.
+fn mean(sum: Option<prost_types::Duration>, count: i32) -> String {
+    let sum = sum
+        .and_then(|d| std::time::Duration::try_from(d).ok())
+        .unwrap_or_default();
+    let mean = sum
+        .checked_div(u32::try_from(count).unwrap_or_default())
+        .unwrap_or_default();
+    match mean.is_zero() {
+        true => String::new(),
+        false => duration(mean.try_into().ok()),
+    }
+}
+
 fn row(
     table: &mut Table,
     name: String,
@@ -113,19 +127,6 @@ fn row(
     over: i32,
 ) {
     let (t, l) = (times.unwrap_or_default(), ledger.unwrap_or_default());
-    let mean = |sum: Option<prost_types::Duration>| {
-        let sum = sum
-            .and_then(|d| std::time::Duration::try_from(d).ok())
-            .unwrap_or_default();
-        let mean = sum
-            .checked_div(u32::try_from(count).unwrap_or_default())
-            .unwrap_or_default();
-        if mean.is_zero() {
-            String::new()
-        } else {
-            duration(mean.try_into().ok())
-        }
-    };
     let mut cells = vec![name, count.to_string()];
     cells.extend(rates.map(percent));
     cells.extend([t.mean, t.p50, t.p95, t.p99].map(duration));
@@ -139,7 +140,7 @@ fn row(
             l.no_worker,
             l.dispatch,
         ]
-        .map(mean),
+        .map(|sum| mean(sum, count)),
     );
     cells.push(over.to_string());
     table.row(cells);

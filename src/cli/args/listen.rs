@@ -7,12 +7,6 @@ use crate::cli::error::{CliError, exit};
 /// Parses the address to listen on. The only name accepted is `localhost`: without authentication,
 /// a resolver must not decide which address the server opens.
 pub fn address(listen: &str) -> Result<SocketAddr, CliError> {
-    let port = |text: &str| {
-        text.bytes()
-            .all(|b| b.is_ascii_digit())
-            .then(|| text.parse().ok())
-            .flatten()
-    };
     let named = listen
         .rsplit_once(':')
         .and_then(|(host, number)| match host {
@@ -29,6 +23,12 @@ pub fn address(listen: &str) -> Result<SocketAddr, CliError> {
         );
         CliError::new(exit::CONFIG, message)
     })
+}
+
+/// A number without a sign, which the parser of numbers would accept.
+fn port(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 /// The wildcard of IPv6, which accepts IPv4 as well; on a machine without IPv6, that of IPv4.

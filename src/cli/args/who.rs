@@ -62,24 +62,18 @@ fn user() -> String {
         .map(|name| name.trim().to_owned())
         .find(|name| !name.is_empty());
     let uid = rustix::process::getuid().as_raw();
-    let listed = || {
-        fs::read_to_string(PASSWD)
-            .ok()
-            .and_then(|list| user_of(&list, uid))
-    };
     named
-        .or_else(listed)
+        .or_else(|| user_of(&fs::read_to_string(PASSWD).ok()?, uid))
         .unwrap_or_else(|| format!("uid-{uid}"))
 }
 
 /// The name of a user in lines of the form `name:password:uid:…`.
 fn user_of(list: &str, uid: u32) -> Option<String> {
-    let name = |line: &str| {
+    list.lines().find_map(|line| {
         let mut fields = line.split(':');
         let (name, number) = (fields.next()?, fields.nth(1)?);
         (number.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
-    };
-    list.lines().find_map(name)
+    })
 }
 
 #[cfg(test)]

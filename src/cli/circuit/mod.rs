@@ -10,7 +10,7 @@ use clap::Subcommand;
 use super::{
     Session,
     error::CliError,
-    render::{human, term::Style},
+    render::{human, term::style},
 };
 use crate::proto::{Circuit, CircuitState};
 
@@ -64,10 +64,10 @@ fn standing(c: &Circuit, session: &Session) -> String {
         words += &format!(", paused for {left}");
     }
     let style = match open {
-        Ok(CircuitState::Open) => Style::Red,
-        Ok(CircuitState::HalfOpen) => Style::Yellow,
-        _ if c.paused_until.is_some() => Style::Yellow,
-        _ => Style::Green,
+        Ok(CircuitState::Open) => style::RED,
+        Ok(CircuitState::HalfOpen) => style::YELLOW,
+        _ if c.paused_until.is_some() => style::YELLOW,
+        _ => style::GREEN,
     };
     session.term.paint(style, &words)
 }

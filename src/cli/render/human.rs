@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use anstyle::Style;
 use prost_types::Timestamp;
 
-use super::term::{Style, Term};
+use super::term::{Term, style};
 use crate::proto::{AttemptOutcome, EventType, StepState, TaskState};
 
 /// `850 ms`, `1.2 s`, `42 s`, `3 m 4 s`, `2 h 5 m`, `3 d 4 h`.
@@ -105,24 +106,24 @@ pub fn outcome(outcome: i32) -> String {
 /// The colour of a task's state.
 pub fn task_style(state: TaskState) -> Style {
     match state {
-        TaskState::Complete => Style::Green,
-        TaskState::InProgress => Style::Blue,
-        TaskState::Error => Style::Red,
-        TaskState::Cancelled | TaskState::ResolvedManually => Style::Magenta,
-        TaskState::Pending | TaskState::Unspecified => Style::Dim,
+        TaskState::Complete => style::GREEN,
+        TaskState::InProgress => style::BLUE,
+        TaskState::Error => style::RED,
+        TaskState::Cancelled | TaskState::ResolvedManually => style::MAGENTA,
+        TaskState::Pending | TaskState::Unspecified => style::DIM,
     }
 }
 
 /// The colour of a step's state.
 pub fn step_style(state: StepState) -> Style {
     match state {
-        StepState::Complete => Style::Green,
-        StepState::InProgress => Style::Blue,
-        StepState::WaitingForRetry => Style::Yellow,
-        StepState::Error => Style::Red,
-        StepState::Cancelled | StepState::ResolvedManually => Style::Magenta,
-        StepState::Ready => Style::Plain,
-        StepState::Pending | StepState::Skipped | StepState::Unspecified => Style::Dim,
+        StepState::Complete => style::GREEN,
+        StepState::InProgress => style::BLUE,
+        StepState::WaitingForRetry => style::YELLOW,
+        StepState::Error => style::RED,
+        StepState::Cancelled | StepState::ResolvedManually => style::MAGENTA,
+        StepState::Ready => style::PLAIN,
+        StepState::Pending | StepState::Skipped | StepState::Unspecified => style::DIM,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tables without frames: a header, aligned columns, two spaces between them.
 
-use super::term::{Style, Term, fit, width};
+use super::term::{Term, fit, style, width};
 
 /// On a terminal too narrow for a row, the last cell is cut, but not below this many columns.
 const MIN_CUT_COLUMNS: usize = 12;
@@ -59,7 +59,7 @@ impl Table {
         let header = self
             .header
             .iter()
-            .map(|h| term.paint(Style::Dim, h))
+            .map(|h| term.paint(style::DIM, h))
             .collect::<Vec<_>>();
         for row in std::iter::once(&header).chain(&self.rows) {
             let mut line = String::new();

@@ -4,7 +4,7 @@ use crate::{
     cli::render::{
         graph::{self, Node},
         human,
-        term::{Style, Term, clean},
+        term::{Term, clean, style},
     },
     proto::{Attempt, AttemptOutcome, Step, StepError, StepState, Task, TaskState},
 };
@@ -77,20 +77,15 @@ pub fn step_graph(steps: &[Step], term: &Term) -> Vec<String> {
 /// A step in one line: its name and its progress.
 pub fn label(step: &Step, term: &Term) -> String {
     let name = clean(&step.name);
-    let took = || {
-        human::elapsed(step.started_at, step.ended_at)
-            .map(human::duration)
-            .unwrap_or_default()
-    };
     let rest = match step.state() {
         StepState::Pending | StepState::Unspecified => return name,
         StepState::Ready => "ready".into(),
         StepState::InProgress if step.attempt > 1 => {
-            format!("in progress, {}, attempt {}", took(), tries(step))
+            format!("in progress, {}, attempt {}", took(step), tries(step))
         }
-        StepState::InProgress => format!("in progress, {}", took()),
+        StepState::InProgress => format!("in progress, {}", took(step)),
         StepState::WaitingForRetry => format!("{}, attempt {} failed", retry_in(step), tries(step)),
-        StepState::Complete => took(),
+        StepState::Complete => took(step),
         StepState::Error => step
             .error
             .as_ref()
@@ -100,10 +95,17 @@ pub fn label(step: &Step, term: &Term) -> String {
         StepState::ResolvedManually => format!("resolved by {}", clean(&step.set_by)),
     };
     let style = match step.state() {
-        StepState::Complete => Style::Dim,
+        StepState::Complete => style::DIM,
         state => human::step_style(state),
     };
     format!("{name}  {}", term.paint(style, &rest))
+}
+
+/// The run time of the current attempt so far, or of the last one.
+pub fn took(step: &Step) -> String {
+    human::elapsed(step.started_at, step.ended_at)
+        .map(human::duration)
+        .unwrap_or_default()
 }
 
 /// Details of a step beyond its state: what it waits for, its time-out, its error, or the order
@@ -157,15 +159,7 @@ fn retry_in(step: &Step) -> String {
 /// `2/3`: the attempts that count, of the limit; then those that do not: lost with their workers,
 /// released by them, or failed as probes.
 pub fn tries(step: &Step) -> String {
-    let free = |a: &Attempt| match a.outcome() {
-        AttemptOutcome::WorkerLost => Some("lost"),
-        AttemptOutcome::Released | AttemptOutcome::Drained => Some("released"),
-        AttemptOutcome::RetryableError | AttemptOutcome::TimedOut if !a.charged => {
-            Some("as a probe")
-        }
-        _ => None,
-    };
-    let all: Vec<&str> = step.attempts.iter().filter_map(free).collect();
+    let all: Vec<&str> = step.attempts.iter().filter_map(uncharged).collect();
     let counted = step
         .attempt
         .saturating_sub(i32::try_from(all.len()).unwrap_or(i32::MAX));
@@ -182,6 +176,18 @@ pub fn tries(step: &Step) -> String {
         format!(" ({})", parts.join(", "))
     };
     format!("{counted}/{}{free}", step.retry_limit)
+}
+
+/// Why an attempt does not count against the limit; none if it does.
+fn uncharged(attempt: &Attempt) -> Option<&'static str> {
+    match attempt.outcome() {
+        AttemptOutcome::WorkerLost => Some("lost"),
+        AttemptOutcome::Released | AttemptOutcome::Drained => Some("released"),
+        AttemptOutcome::RetryableError | AttemptOutcome::TimedOut if !attempt.charged => {
+            Some("as a probe")
+        }
+        _ => None,
+    }
 }
 
 /// A result that arrived after its attempt had ended, in one line.

@@ -6,47 +6,24 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
 };
 
-use clap::ValueEnum;
+use anstream::AutoStream;
+use anstyle::Style;
+use clap::ColorChoice;
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// When to use colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set.
-    Auto,
-    /// Also into files and pipes.
-    Always,
-    /// Not at all.
-    Never,
-}
-
 /// The text styles in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
-    Plain,
-    Bold,
-    Dim,
-    Red,
-    Green,
-    Yellow,
-    Blue,
-    Magenta,
-}
+pub mod style {
+    use anstyle::{AnsiColor, Style};
 
-impl Style {
-    const fn code(self) -> &'static str {
-        match self {
-            Self::Plain => "",
-            Self::Bold => "1",
-            Self::Dim => "2",
-            Self::Red => "31",
-            Self::Green => "32",
-            Self::Yellow => "33",
-            Self::Blue => "34",
-            Self::Magenta => "35",
-        }
-    }
+    pub const PLAIN: Style = Style::new();
+    pub const BOLD: Style = Style::new().bold();
+    pub const DIM: Style = Style::new().dimmed();
+    pub const RED: Style = AnsiColor::Red.on_default();
+    pub const GREEN: Style = AnsiColor::Green.on_default();
+    pub const YELLOW: Style = AnsiColor::Yellow.on_default();
+    pub const BLUE: Style = AnsiColor::Blue.on_default();
+    pub const MAGENTA: Style = AnsiColor::Magenta.on_default();
 }
 
 /// The capabilities of the output, and the functions that write to it.
@@ -67,24 +44,18 @@ pub struct Term {
 impl Term {
     /// Reads the environment once.
     pub fn detect(choice: ColorChoice) -> Self {
-        let set = |name: &str| env::var_os(name).is_some_and(|v| !v.is_empty());
+        let (stdout, stderr) = (io::stdout(), io::stderr());
         let dumb = env::var_os("TERM").is_none_or(|t| t == "dumb");
-        let (stdout, stderr) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        let color = |terminal: bool| match choice {
-            ColorChoice::Always => true,
-            ColorChoice::Never => false,
-            ColorChoice::Auto => terminal && !dumb && !set("NO_COLOR"),
-        };
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .into_iter()
             .filter_map(|n| env::var(n).ok())
             .find(|v| !v.is_empty());
         Self {
-            color: color(stdout),
-            color_stderr: color(stderr),
+            color: has_color(choice, AutoStream::choice(&stdout)),
+            color_stderr: has_color(choice, AutoStream::choice(&stderr)),
             unicode: locale.is_some_and(|l| is_utf8_locale(&l)),
-            interactive: stdout && !dumb,
-            terminal: stdout,
+            interactive: stdout.is_terminal() && !dumb,
+            terminal: stdout.is_terminal(),
         }
     }
 
@@ -162,12 +133,21 @@ impl Term {
     }
 }
 
+/// Whether a stream gets colours: by the option, or else by the stream and the environment.
+fn has_color(option: ColorChoice, detected: anstream::ColorChoice) -> bool {
+    match option {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => detected != anstream::ColorChoice::Never,
+    }
+}
+
 /// `text` between the escape sequences of a style.
 fn ansi(style: Style, text: &str) -> String {
-    if style == Style::Plain || text.is_empty() {
-        return text.to_owned();
+    match text.is_empty() {
+        true => String::new(),
+        false => format!("{style}{text}{style:#}"),
     }
-    format!("\x1b[{}m{text}\x1b[0m", style.code())
 }
 
 /// Whether a value of LC_ALL, LC_CTYPE or LANG names a UTF-8 locale, such as `de_DE.UTF-8` or
@@ -201,15 +181,17 @@ pub fn clean(text: &str) -> String {
 
 /// As [`clean`], for a text of several lines: line breaks and indentation stay.
 pub fn clean_lines(text: &str) -> String {
-    let line = |line: &str| {
-        let end = line.len() - line.trim_start_matches([' ', '\t']).len();
-        line[..end].to_owned() + &clean(&line[end..])
-    };
-    let mut safe = text.lines().map(line).collect::<Vec<_>>().join("\n");
+    let mut safe = text.lines().map(clean_line).collect::<Vec<_>>().join("\n");
     if text.ends_with('\n') {
         safe.push('\n');
     }
     safe
+}
+
+/// As [`clean`], with the indentation.
+fn clean_line(line: &str) -> String {
+    let end = line.len() - line.trim_start_matches([' ', '\t']).len();
+    line[..end].to_owned() + &clean(&line[end..])
 }
 
 /// JSON of the same meaning that every terminal shows unchanged: a serializer does not escape
@@ -232,7 +214,7 @@ pub fn clean_json(json: String) -> String {
     safe
 }
 
-/// The terminal columns that `text` takes; the escape sequences of a [`Style`] take none.
+/// The terminal columns that `text` takes; the escape sequences of a style take none.
 pub fn width(text: &str) -> usize {
     if !text.contains('\x1b') {
         return text.width();

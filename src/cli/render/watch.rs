@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 
 use super::{
     human, task,
-    term::{Style, Term, clean, fit, width},
+    term::{Term, clean, fit, style, width},
 };
 use crate::{
     json,
@@ -154,18 +154,13 @@ fn step_time(step: &Step) -> Option<Timestamp> {
 }
 
 fn step_note(step: &Step) -> String {
-    let took = || {
-        human::elapsed(step.started_at, step.ended_at)
-            .map(human::duration)
-            .unwrap_or_default()
-    };
     match step.state() {
         StepState::InProgress => format!(
             "attempt {}, worker {}",
             task::tries(step),
             clean(&step.worker_name)
         ),
-        StepState::Complete => took(),
+        StepState::Complete => task::took(step),
         _ => task::note(step),
     }
 }
@@ -226,13 +221,13 @@ fn frame(
     let mut lines = vec![
         format!(
             "{}  {}",
-            term.paint(Style::Bold, &task::template_name(&task)),
-            term.paint(Style::Dim, &clean(&task.task_id))
+            term.paint(style::BOLD, &task::template_name(&task)),
+            term.paint(style::DIM, &clean(&task.task_id))
         ),
         format!("{state}  {}", headline_note(&task)),
     ];
     if lost {
-        lines.push(term.paint(Style::Yellow, "the connection is lost; reconnecting"));
+        lines.push(term.paint(style::YELLOW, "the connection is lost; reconnecting"));
     }
     // The cursor stands on a line of its own below the frame.
     let room = rows.saturating_sub(lines.len() + 1);

@@ -9,7 +9,7 @@ use crate::{
         render::{
             human,
             table::Table,
-            term::{Style, clean},
+            term::{clean, style},
         },
     },
     json,
@@ -68,7 +68,7 @@ fn text(found: &ExplainTaskResponse, session: &Session) -> String {
         out += &format!("\n{}", table.render(&session.term));
     }
     if !found.next.is_empty() {
-        out += &format!("\n{}\n", session.term.paint(Style::Bold, "Next steps"));
+        out += &format!("\n{}\n", session.term.paint(style::BOLD, "Next steps"));
         found
             .next
             .iter()

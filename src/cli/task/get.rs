@@ -1,5 +1,6 @@
 //! `tasker task get`: everything about one task.
 
+use anstyle::Style;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -11,7 +12,7 @@ use crate::{
             human,
             table::Table,
             task,
-            term::{Style, Term, clean},
+            term::{Term, clean, style},
         },
     },
     json,
@@ -91,11 +92,11 @@ fn text(task: &Task, steps: &[Step], term: &Term) -> String {
 }
 
 fn header(task: &Task, term: &Term) -> String {
-    let mut out = format!("{}\n", term.paint(Style::Bold, &task::template_name(task)));
+    let mut out = format!("{}\n", term.paint(style::BOLD, &task::template_name(task)));
     for (key, value) in facts(task, term).into_iter().chain(ending(task, term)) {
         if !value.is_empty() {
             let key = format!("{key:<12}");
-            out += &format!("{}  {value}\n", term.paint(Style::Dim, &key));
+            out += &format!("{}  {value}\n", term.paint(style::DIM, &key));
         }
     }
     out
@@ -150,7 +151,7 @@ fn ending(task: &Task, term: &Term) -> Vec<(&'static str, String)> {
         TaskState::Error | TaskState::ResolvedManually => {
             let failed_step = match task.failed_step.as_str() {
                 "" => String::new(),
-                step => term.paint(Style::Red, &clean(step)),
+                step => term.paint(style::RED, &clean(step)),
             };
             let error = task.error.as_ref();
             let mut lines = vec![
@@ -258,11 +259,11 @@ fn setting_table(steps: &[Step]) -> Table {
 
 fn outcome_style(outcome: &str) -> Style {
     match outcome {
-        "succeeded" => Style::Green,
-        "running" => Style::Blue,
-        "permanent_error" => Style::Red,
-        "cancelled" => Style::Magenta,
-        _ => Style::Yellow,
+        "succeeded" => style::GREEN,
+        "running" => style::BLUE,
+        "permanent_error" => style::RED,
+        "cancelled" => style::MAGENTA,
+        _ => style::YELLOW,
     }
 }
 

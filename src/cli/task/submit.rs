@@ -69,6 +69,7 @@ pub struct Args {
 pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let what = format!("cannot submit {}", args.template);
     let watch = args.watch;
+    // Before the connection: a wrong argument is reported without a server.
     let request = request(args)?;
     let mut client = session.connect().await?;
     let (namespace, task_name) = (request.namespace.clone(), request.task_name.clone());

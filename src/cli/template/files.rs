@@ -52,15 +52,16 @@ fn templates(folder: &Path) -> io::Result<Vec<String>> {
         }
     }
     found.sort();
-    let text = |path: PathBuf| {
-        path.into_os_string().into_string().map_err(|name| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("the name {name:?} is not UTF-8"),
-            )
-        })
-    };
     found.into_iter().map(text).collect()
+}
+
+fn text(path: PathBuf) -> io::Result<String> {
+    path.into_os_string().into_string().map_err(|name| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the name {name:?} is not UTF-8"),
+        )
+    })
 }
 
 fn is_template(path: &Path) -> bool {

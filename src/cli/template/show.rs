@@ -13,7 +13,7 @@ use crate::{
             graph::{self, Node},
             human,
             table::Table,
-            term::{Style, Term, clean, clean_json},
+            term::{Term, clean, clean_json, style},
         },
     },
     domain::template as domain,
@@ -79,7 +79,7 @@ fn text(template: &Template, term: &Term) -> String {
             name: &s.name,
             depends_on: &s.depends_on,
             sign: human::step_sign(StepState::Pending, term.unicode),
-            style: Style::Plain,
+            style: style::PLAIN,
             label: label(s, term),
         })
         .collect();
@@ -111,7 +111,7 @@ fn text(template: &Template, term: &Term) -> String {
         let schema = clean_json(format!("{schema:#}"));
         out += &format!(
             "\n{}\n{schema}\n",
-            term.paint(Style::Dim, "SCHEMA OF THE CONTEXT")
+            term.paint(style::DIM, "SCHEMA OF THE CONTEXT")
         );
     }
     out
@@ -123,7 +123,7 @@ fn heading(template: &Template, term: &Term) -> String {
         "{}/{}@{}",
         template.namespace, template.task_name, template.version
     );
-    let mut out = format!("{}\n", term.paint(Style::Bold, &clean(&name)));
+    let mut out = format!("{}\n", term.paint(style::BOLD, &clean(&name)));
     if !template.description.is_empty() {
         out += &format!("{}\n", clean(&template.description));
     }
@@ -154,25 +154,25 @@ fn overrides(template: &Template, term: &Term) -> String {
     let Ok(parsed) = domain::Template::parse_stored(&template.yaml, &template.environment) else {
         return String::new();
     };
-    let line = |(index, item): (usize, &domain::Override)| {
-        let changes = clean(&item.changes.to_value().to_string());
-        format!(
-            "{index}  when {}\n   {changes}\n",
-            clean(&item.condition.to_string())
-        )
-    };
-    let lines: String = parsed.overrides.iter().enumerate().map(line).collect();
+    let all = parsed.overrides.iter().enumerate();
+    let lines: String = all.map(|(index, one)| override_line(index, one)).collect();
     if lines.is_empty() {
         lines
     } else {
-        format!("\n{}\n{lines}", term.paint(Style::Dim, "OVERRIDES"))
+        format!("\n{}\n{lines}", term.paint(style::DIM, "OVERRIDES"))
     }
+}
+
+fn override_line(index: usize, one: &domain::Override) -> String {
+    let changes = clean(&one.changes.to_value().to_string());
+    let condition = clean(&one.condition.to_string());
+    format!("{index}  when {condition}\n   {changes}\n")
 }
 
 /// The step's name, its condition, and the steps whose results it gets, where those are not all.
 fn label(s: &StepTemplate, term: &Term) -> String {
     let mut label = clean(&s.name);
-    let mut add = |text: String| label += &format!("  {}", term.paint(Style::Dim, &text));
+    let mut add = |text: String| label += &format!("  {}", term.paint(style::DIM, &text));
     if !s.condition.is_empty() {
         add(format!("when {}", clean(&s.condition)));
     }

@@ -154,13 +154,6 @@ impl Found {
     }
 
     fn refusal(&self) -> Option<CliError> {
-        let plural = |n: usize, word: &str| {
-            if n == 1 {
-                format!("1 {word}")
-            } else {
-                format!("{n} {word}s")
-            }
-        };
         let found = match (self.problems, self.warnings) {
             (0, 0) => return None,
             (problems, 0) => plural(problems, "problem"),
@@ -178,12 +171,20 @@ impl Found {
     }
 }
 
+fn plural(n: usize, word: &str) -> String {
+    match n {
+        1 => format!("1 {word}"),
+        _ => format!("{n} {word}s"),
+    }
+}
+
 fn summary(template: &Template) -> String {
-    let steps = template.steps.len();
-    let plural = if steps == 1 { "" } else { "s" };
     clean(&format!(
-        "{}/{}@{}, {steps} step{plural}",
-        template.namespace, template.task_name, template.version
+        "{}/{}@{}, {}",
+        template.namespace,
+        template.task_name,
+        template.version,
+        plural(template.steps.len(), "step")
     ))
 }
 
@@ -224,8 +225,6 @@ pub fn warning(file: &str, p: &proto::TemplateProblem) -> String {
 }
 
 fn document((file, _, result): &Read) -> Value {
-    let problem = |p: &Problem| json!({"line": p.line, "column": p.column, "path": p.path, "message": p.message});
-    let list = |all: &[Problem]| all.iter().map(problem).collect::<Vec<_>>();
     json!({
         "file": file,
         "valid": result.template.is_some(),
@@ -233,6 +232,12 @@ fn document((file, _, result): &Read) -> Value {
         "problems_total": result.problems_total,
         "warnings": list(&result.warnings),
     })
+}
+
+fn list(problems: &[Problem]) -> Vec<Value> {
+    let all = problems.iter();
+    all.map(|p| json!({"line": p.line, "column": p.column, "path": p.path, "message": p.message}))
+        .collect()
 }
 
 /// Reads a template's text, up to one byte beyond the bound. A text that is too long or not UTF-8
@@ -253,24 +258,27 @@ fn read(file: &str) -> Result<Result<String, Problem>, CliError> {
         .take(MAX_TEMPLATE_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    let problem = |message: String| Problem {
+    if bytes.len() > MAX_TEMPLATE_BYTES {
+        return Ok(Err(of_file(format!(
+            "a template has at most {MAX_TEMPLATE_BYTES} bytes"
+        ))));
+    }
+    Ok(String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        of_file(format!(
+            "not UTF-8 after {valid} bytes: save the file as UTF-8"
+        ))
+    }))
+}
+
+/// A problem of the whole file.
+fn of_file(message: String) -> Problem {
+    Problem {
         line: 1,
         column: 1,
         path: String::new(),
         message,
-    };
-    if bytes.len() > MAX_TEMPLATE_BYTES {
-        return Ok(Err(problem(format!(
-            "a template has at most {MAX_TEMPLATE_BYTES} bytes"
-        ))));
     }
-    let not_utf8 = |e: std::string::FromUtf8Error| {
-        problem(format!(
-            "not UTF-8 after {} bytes: save the file as UTF-8",
-            e.utf8_error().valid_up_to()
-        ))
-    };
-    Ok(String::from_utf8(bytes).map_err(not_utf8))
 }
 
 #[cfg(test)]

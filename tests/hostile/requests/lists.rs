@@ -12,7 +12,7 @@ use tasker::proto::{
 use tonic::Code::InvalidArgument;
 
 use super::bad_versions;
-use crate::{random::Random, target::Target};
+use crate::{support::random::Random, target::Target};
 
 const LIST: &str = "TaskService/ListTasks";
 const LIST_CIRCUITS: &str = "CircuitService/ListCircuits";

@@ -6,8 +6,7 @@ use tonic::Code::{InvalidArgument, NotFound, ResourceExhausted};
 
 use super::{SUBMIT, SUBMIT_ALL, bad_versions, good};
 use crate::{
-    random::Random,
-    support::server::submission,
+    support::{random::Random, server::submission},
     target::{Target, fields},
 };
 

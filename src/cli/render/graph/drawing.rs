@@ -1,7 +1,7 @@
 //! The lines and the nodes of the drawing, cell by cell.
 
 use super::{Graph, Node};
-use crate::cli::render::term::{Style, Term, width};
+use crate::cli::render::term::{Term, style, width};
 
 /// A graph that needs more columns than this is listed in waves.
 const MAX_COLUMNS: usize = 12;
@@ -69,7 +69,7 @@ fn paint(cells: &[char], term: &Term) -> String {
         .collect();
     match text.trim().is_empty() {
         true => text,
-        false => term.paint(Style::Dim, &text),
+        false => term.paint(style::DIM, &text),
     }
 }
 
@@ -256,12 +256,10 @@ impl<'g> Drawing<'g> {
             l.as_ref()
                 .is_some_and(|l| l.targets == *children && l.fan == children.len())
         });
-        let lane = || {
-            Some(Lane {
-                targets: children.clone(),
-                fan: children.len(),
-            })
-        };
+        let lane = Some(Lane {
+            targets: children.clone(),
+            fan: children.len(),
+        });
         let row = self.rows.last_mut().expect("the node's row");
         match same {
             Some(target) if target > column => {
@@ -281,9 +279,9 @@ impl<'g> Drawing<'g> {
                     .expect("unbounded");
                 row.horizontal(column, target);
                 row.put(target, '┐');
-                self.put_lane(target, lane());
+                self.put_lane(target, lane);
             }
-            None => self.put_lane(column, lane()),
+            None => self.put_lane(column, lane),
         }
     }
 

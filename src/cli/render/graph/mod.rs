@@ -25,8 +25,10 @@ mod tests;
 
 use std::collections::HashMap;
 
+use anstyle::Style;
+
 use self::drawing::Drawing;
-use super::term::{Style, Term, clean};
+use super::term::{Term, clean, style};
 
 /// In a listing, at most this many parents are named.
 const MAX_NAMED_PARENTS: usize = 4;
@@ -135,7 +137,7 @@ impl Graph {
         };
         let mut lines = Vec::new();
         for number in 0..=wave.iter().copied().max().unwrap_or(0) {
-            lines.push(term.paint(Style::Dim, &format!("wave {}", number + 1)));
+            lines.push(term.paint(style::DIM, &format!("wave {}", number + 1)));
             for (i, node) in nodes.iter().enumerate().filter(|(i, _)| wave[*i] == number) {
                 let mut line = format!(
                     "  {} {}",
@@ -154,7 +156,7 @@ impl Graph {
                         names.push(&more);
                     }
                     line.push_str(&term.paint(
-                        Style::Dim,
+                        style::DIM,
                         &format!("  {arrow} {}", clean(&names.join(", "))),
                     ));
                 }

@@ -18,7 +18,7 @@ fn picture(graph: &str, term: &Term) -> String {
             name,
             depends_on,
             sign: '○',
-            style: Style::Plain,
+            style: style::PLAIN,
             label: (*name).into(),
         })
         .collect();

@@ -1,6 +1,4 @@
-//! Bodies of gRPC in both directions: bounded in time and in memory, decompressed before tonic
-//! reads them and compressed after it wrote them. A message is a frame: a flag for compression, its
-//! length in four bytes, and its bytes.
+//! Bodies of requests: bounded in time and in memory, decompressed before tonic reads them.
 
 use std::{
     pin::Pin,
@@ -14,23 +12,24 @@ use prost::bytes::{Buf as _, BufMut as _, BytesMut};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
-use super::{
-    MAX_MESSAGE_BYTES, error,
-    gzip::{Deflate, Inflate, InflateError, MIN_BYTES},
-    room::{Room, Taken},
+use super::{HEADER_BYTES, framed};
+use crate::{
+    engine::edge::Refusal,
+    grpc::{
+        MAX_MESSAGE_BYTES, error,
+        gzip::{Inflate, InflateError},
+        room::{Room, Taken},
+    },
 };
-use crate::engine::edge::Refusal;
 
 /// Limit on the arrival of a request, or of a message of a stream from its first byte on.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// A body that was not polled for this much longer than its remaining time was delayed by the
 /// server itself.
-const NOT_LOOKED_AT: Duration = Duration::from_secs(1);
-/// Size of the header of a message, in bytes.
-const HEADER_BYTES: usize = 5;
+const NOT_POLLED: Duration = Duration::from_secs(1);
 
 /// The body of a request.
-pub struct Received {
+pub struct RequestBody {
     body: Body,
     room: Room,
     taken: Taken,
@@ -87,7 +86,7 @@ impl Frames {
     }
 }
 
-impl Received {
+impl RequestBody {
     pub fn new(body: Body, room: &Room, is_stream: bool, gzip: bool) -> Self {
         Self {
             body,
@@ -117,6 +116,7 @@ impl Received {
             return Ok(self.taken.more(bytes.len())?);
         }
         match self.frames.pass(bytes) {
+            // Between two messages a stream may be silent for any time, and holds no memory.
             (_, false) => {
                 self.left = None;
                 self.taken.clear();
@@ -132,12 +132,12 @@ impl Received {
     }
 
     /// Deducts the time since the last poll, during which no data arrived.
-    fn looked(&mut self) {
+    fn polled(&mut self) {
         let (Some(since), Some(left)) = (self.since.take(), self.left) else {
             return;
         };
         let waited = since.elapsed();
-        if waited < left + NOT_LOOKED_AT {
+        if waited < left + NOT_POLLED {
             self.left = Some(left.saturating_sub(waited));
         }
     }
@@ -176,6 +176,7 @@ impl Received {
             match inflating.go_on() {
                 Ok(false) => {
                     self.taken.more(inflating.unpacked() - before)?;
+                    // One slice for each poll, so that a large message does not occupy the thread.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -198,6 +199,7 @@ impl Received {
         };
         let [flag, a, b, c, d] = *header;
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        // Checked on the header, before the bytes arrive and take memory.
         if length > MAX_MESSAGE_BYTES {
             let message = format!(
                 "the message is too large: found {length} bytes, expected at most {MAX_MESSAGE_BYTES}"
@@ -216,6 +218,7 @@ impl Received {
                 packed.arrived.split_to(HEADER_BYTES + length).freeze(),
             )));
         }
+        // The flag and the length describe the compressed message; `framed` writes new ones.
         packed.arrived.advance(HEADER_BYTES);
         packed.inflating = Some(Inflate::new(
             packed.arrived.split_to(length).freeze(),
@@ -226,7 +229,7 @@ impl Received {
     }
 }
 
-impl HttpBody for Received {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -235,7 +238,7 @@ impl HttpBody for Received {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        this.looked();
+        this.polled();
         loop {
             match ready!(this.unpacked(cx)) {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
@@ -286,225 +289,5 @@ fn not_unpacked(error: &InflateError) -> Status {
         InflateError::Unreadable(_) => {
             error::status(Code::InvalidArgument, "MESSAGE_UNREADABLE", message)
         }
-    }
-}
-
-fn framed(is_packed: bool, message: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(HEADER_BYTES + message.len());
-    frame.put_u8(u8::from(is_packed));
-    // The length fits four bytes: the bound on a message is far smaller and has been checked.
-    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    frame.put_slice(message);
-    frame.freeze()
-}
-
-/// The body of an answer, with its larger messages compressed.
-pub struct Sent {
-    body: Body,
-    /// Whole messages, as tonic makes them.
-    rest: Bytes,
-    /// A message as it is, and its compression so far.
-    packing: Option<(Bytes, Deflate)>,
-}
-
-impl Sent {
-    pub fn new(body: Body) -> Self {
-        Self {
-            body,
-            rest: Bytes::new(),
-            packing: None,
-        }
-    }
-
-    /// The messages before the first one that is worth compressing, whose compression then begins.
-    fn next(&mut self) -> Option<Bytes> {
-        let mut small = 0;
-        while let Some([_, a, b, c, d]) = self.rest[small..].first_chunk::<HEADER_BYTES>() {
-            let length =
-                usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
-            let end = HEADER_BYTES.saturating_add(length);
-            if length >= MIN_BYTES && self.rest.len() - small >= end {
-                if small == 0 {
-                    let message = self.rest.split_to(end);
-                    self.packing =
-                        Some((message.clone(), Deflate::new(message.slice(HEADER_BYTES..))));
-                    return None;
-                }
-                return Some(self.rest.split_to(small));
-            }
-            small = small.saturating_add(end).min(self.rest.len());
-        }
-        (!self.rest.is_empty()).then(|| std::mem::take(&mut self.rest))
-    }
-
-    /// Compresses another slice; returns the message once it is complete, uncompressed if the
-    /// compression made it no smaller.
-    fn pack(&mut self) -> Option<Bytes> {
-        let (message, deflate) = self.packing.as_mut()?;
-        let whole = match deflate.go_on() {
-            Ok(None) => return None,
-            Ok(Some(packed)) if HEADER_BYTES + packed.len() < message.len() => {
-                framed(true, &packed)
-            }
-            // Writing to memory does not fail.
-            Ok(Some(_)) | Err(_) => std::mem::take(message),
-        };
-        self.packing = None;
-        Some(whole)
-    }
-}
-
-impl HttpBody for Sent {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        loop {
-            if self.packing.is_some() {
-                if let Some(message) = self.pack() {
-                    return Poll::Ready(Some(Ok(Frame::data(message))));
-                }
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if !self.rest.is_empty() {
-                match self.next() {
-                    Some(messages) => return Poll::Ready(Some(Ok(Frame::data(messages)))),
-                    None => continue,
-                }
-            }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) => self.rest = bytes,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                other => return Poll::Ready(other),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use futures_util::stream;
-    use http_body_util::BodyExt as _;
-
-    use super::*;
-
-    fn room() -> Room {
-        Room::new(Arc::default())
-    }
-
-    fn body(chunks: Vec<Bytes>) -> Body {
-        Body::from_stream(stream::iter(chunks.into_iter().map(Ok::<_, axum::Error>)))
-    }
-
-    async fn all(body: impl HttpBody<Data = Bytes, Error: std::fmt::Debug> + Unpin) -> Bytes {
-        body.collect().await.unwrap().to_bytes()
-    }
-
-    #[tokio::test]
-    async fn compressed_response_decompresses_to_the_original() {
-        let messages =
-            [0, 1, MIN_BYTES - 1, MIN_BYTES, 300_000, 3].map(|n| framed(false, &vec![b'x'; n]));
-        let plain = Bytes::from(messages.concat());
-        // In one chunk, one per chunk, and cut at any position.
-        let sent = all(Sent::new(body(vec![plain.clone()]))).await;
-        assert_eq!(sent, all(Sent::new(body(messages.to_vec()))).await);
-        assert!(sent.len() < 5_000, "{}", sent.len());
-        for cut in [1, 7, 1_000, sent.len()] {
-            let chunks: Vec<Bytes> = sent.chunks(cut).map(Bytes::copy_from_slice).collect();
-            for is_stream in [false, true] {
-                let received = Received::new(body(chunks.clone()), &room(), is_stream, true);
-                assert_eq!(all(received).await, plain, "{cut} {is_stream}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn incompressible_message_is_sent_uncompressed() {
-        let noise: Vec<u8> = (0..2_000_u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
-        let message = framed(false, &noise);
-        let sent = all(Sent::new(body(vec![message.clone()]))).await;
-        assert!(sent == message || sent.len() < message.len());
-        // An incomplete message passes unchanged.
-        let half = message.slice(..100);
-        assert_eq!(all(Sent::new(body(vec![half.clone()]))).await, half);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn slow_body_fails_at_its_time_limit() {
-        let message = framed(false, &[0; 1_000]);
-        let trickle = |is_stream: bool, pause: Duration| {
-            let bytes: Vec<Bytes> = message.chunks(1).map(Bytes::copy_from_slice).collect();
-            let chunks = stream::unfold(bytes.into_iter(), move |mut bytes| async move {
-                tokio::time::sleep(pause).await;
-                Some((Ok::<_, axum::Error>(bytes.next()?), bytes))
-            });
-            Received::new(Body::from_stream(chunks), &room(), is_stream, false)
-        };
-        for is_stream in [false, true] {
-            assert_eq!(
-                all(trickle(is_stream, Duration::from_millis(19)))
-                    .await
-                    .len(),
-                message.len()
-            );
-            let started = Instant::now();
-            let status = trickle(is_stream, Duration::from_millis(30))
-                .collect()
-                .await
-                .unwrap_err();
-            assert_eq!(status.code(), Code::DeadlineExceeded);
-            assert!(
-                (19..22).contains(&started.elapsed().as_secs()),
-                "{:?}",
-                started.elapsed()
-            );
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn stream_may_pause_between_messages() {
-        let message = framed(false, b"hello");
-        let chunks = stream::unfold(0, move |n| {
-            let message = message.clone();
-            async move {
-                tokio::time::sleep(Duration::from_secs(300)).await;
-                (n < 3).then_some((Ok::<_, axum::Error>(message), n + 1))
-            }
-        });
-        let received = Received::new(Body::from_stream(chunks), &room(), true, false);
-        assert_eq!(all(received).await.len(), 30);
-    }
-
-    #[tokio::test]
-    async fn message_without_room_is_refused() {
-        let room = room();
-        let others = room.for_body();
-        others
-            .more(super::super::room::MAX_BODIES_BYTES - 100)
-            .unwrap();
-        let received = |bytes: usize| {
-            Received::new(body(vec![Bytes::from(vec![0; bytes])]), &room, false, false)
-        };
-        assert_eq!(all(received(100)).await.len(), 100);
-        let status = received(101).collect().await.unwrap_err();
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        // The bound also covers the decompressed size.
-        let sent = all(Sent::new(body(vec![framed(false, &[0; 5_000])]))).await;
-        assert!(sent.len() < 100);
-        let status = Received::new(body(vec![sent]), &room, false, true)
-            .collect()
-            .await
-            .unwrap_err();
-        assert_eq!(status.code(), Code::ResourceExhausted);
     }
 }
