@@ -119,7 +119,7 @@ mod tests {
             ("a\u{202e}b", "the direction, found U+202E"),
             ("a\u{2066}b", "the direction"),
             ("a\u{61c}", "the direction"),
-            ("\u{feff}a", "not seen"),
+            ("\u{feff}a", "invisible"),
             (
                 &"n".repeat(MAX_NAME_BYTES + 1),
                 "256 bytes, but at most 255",

@@ -146,8 +146,9 @@ pub fn event_type(kind: EventType) -> proto::EventType {
 
 /// A type of a filter.
 pub fn event_type_from(kind: i32) -> Result<EventType, Status> {
-    EventType::ALL
-        .into_iter()
+    EventType::VARIANTS
+        .iter()
+        .copied()
         .find(|known| i32::from(event_type(*known)) == kind)
         .ok_or_else(|| {
             invalid(

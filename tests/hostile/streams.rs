@@ -136,7 +136,7 @@ fn messages_out_of_place(token: &str) -> Vec<Later> {
             "a second register".into(),
             says(Says::Register(register())),
             FailedPrecondition,
-            "`register` comes once",
+            "`register` is allowed once",
         ),
         (
             "nothing in it".into(),

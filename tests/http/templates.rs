@@ -249,7 +249,7 @@ async fn time_without_a_zone_and_second_correlation_id_are_refused_by_http_names
         (
             json!({"correlation_id": "a", "annotations": {"correlation_id": "b"}}),
             "/annotations/correlation_id",
-            "annotations/correlation_id: `correlation_id` says `a`",
+            "annotations/correlation_id: `correlation_id` is `a`",
         ),
     ] {
         let answer = submit(more).await;

@@ -505,13 +505,13 @@ mod tests {
                 "field",
                 json!({}),
                 noted.clone(),
-                "`correlation_id` says `field`",
+                "`correlation_id` is `field`",
             ),
             (
                 "",
                 json!({"correlation_id": "context"}),
                 noted,
-                "the context says `context`",
+                "the context is `context`",
             ),
             (
                 "",

@@ -145,7 +145,7 @@ fn problems_before_invalid_yaml_are_reported() {
         &[
             (1, 7, "name", "the tag `!x`"),
             (2, 1, "name", "appears twice"),
-            (3, 4, "b[0]", "the YAML is broken"),
+            (3, 4, "b[0]", "the YAML is invalid"),
         ],
     );
 }

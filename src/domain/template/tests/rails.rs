@@ -54,7 +54,7 @@ fn generated_rails_file_loads_with_warnings() {
             ),
             (
                 "line 43, column 5: step_templates[1].skippable:",
-                "`when` says",
+                "its condition `when`",
             ),
             (
                 "line 44, column 5: step_templates[1].custom_events:",
@@ -160,7 +160,7 @@ fn warnings_do_not_hide_problems_and_name_their_environment() {
     assert_warned(
         &warnings,
         &[
-            ("line 2, column 1: concurrent:", "side by side"),
+            ("line 2, column 1: concurrent:", "in parallel"),
             ("line 4, column 50:", "(in the environment `test`)"),
         ],
     );

@@ -410,7 +410,7 @@ fn expressions_over_their_total_size_are_refused() {
     assert!(
         problems[0]
             .message
-            .contains("the expressions of a template have at most 65536 bytes together"),
+            .contains("the expressions of a template have at most 65536 bytes in all"),
         "{problems:?}"
     );
 }
