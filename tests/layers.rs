@@ -9,23 +9,36 @@ use std::{
 
 /// Each part of `src/`, and the parts and crates of the workspace that it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("domain", &[]),
+    ("domain", &["tasker_template"]),
     ("proto", &["tasker_proto"]),
-    ("json", &["domain", "proto"]),
-    ("store", &["domain"]),
-    ("engine", &["domain", "store", "telemetry"]),
+    ("json", &["proto", "tasker_template"]),
+    ("store", &["domain", "tasker_template"]),
+    (
+        "engine",
+        &["domain", "store", "tasker_template", "telemetry"],
+    ),
     (
         "http",
         &["domain", "engine", "grpc", "json", "proto", "store"],
     ),
-    ("grpc", &["domain", "engine", "proto", "store"]),
+    (
+        "grpc",
+        &["domain", "engine", "proto", "store", "tasker_template"],
+    ),
     (
         "server",
         &["engine", "grpc", "http", "proto", "store", "telemetry"],
     ),
     (
         "bench",
-        &["domain", "proto", "store", "tasker_devdb", "tasker_worker"],
+        &[
+            "domain",
+            "proto",
+            "store",
+            "tasker_devdb",
+            "tasker_template",
+            "tasker_worker",
+        ],
     ),
     (
         "cli",
@@ -37,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "server",
             "store",
             "tasker_devdb",
+            "tasker_template",
             "tasker_worker",
             "telemetry",
         ],
@@ -50,6 +64,7 @@ const TELEMETRY: &str = "telemetry";
 const CRATES: &[(&str, &[&str])] = &[
     ("tasker-devdb", &[]),
     ("tasker-proto", &[]),
+    ("tasker-template", &[]),
     ("tasker-worker", &["tasker-proto"]),
 ];
 

@@ -250,7 +250,7 @@ fn wrong_with(task: &GetTaskResponse, steps: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::template::Template;
+    use tasker_template::Template;
 
     #[test]
     fn chain_template_has_five_steps_in_sequence() {

@@ -1,6 +1,8 @@
 //! The orders that an operator can give about a task, and the reasons for a refusal.
 
-use super::{schema::Violation, step::StepState, task::TaskState};
+use tasker_template::Violation;
+
+use super::{step::StepState, task::TaskState};
 
 /// The longest name of the operator, in bytes.
 pub const MAX_BY_BYTES: usize = 255;

@@ -1,10 +1,11 @@
 //! The progress of a task: which steps are complete, how many are in play, and what the end of a
 //! step unlocks.
 
+use tasker_template::Graph;
+
 use super::{
     attempt::Failure,
     task::{TaskEvent, TaskState},
-    template::Graph,
 };
 
 /// A set of step positions, one bit each.
@@ -164,7 +165,7 @@ impl Progress {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::domain::template::Template;
+    use tasker_template::Template;
 
     /// `steps` is a list of names, each with its parents after a colon.
     pub fn graph(steps: &str) -> Graph {

@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tasker_template::Graph;
+
 use super::{
     progress::{Progress, StepSet},
     step::StepState,
     task::TaskEvent,
-    template::Graph,
 };
 
 /// One inconsistency of a task.

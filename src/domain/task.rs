@@ -2,6 +2,8 @@
 
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
+pub use tasker_template::MAX_PRIORITY;
+
 use super::event::EventType;
 
 /// The longest idempotency key and correlation id, in bytes.
@@ -10,8 +12,6 @@ pub const MAX_KEY_BYTES: usize = 255;
 pub const MAX_CONTEXT_BYTES: usize = 1 << 20;
 /// The largest annotations object, in bytes of JSON.
 pub const MAX_ANNOTATIONS_BYTES: usize = 16 << 10;
-/// Priorities range from minus this to plus this.
-pub const MAX_PRIORITY: i32 = 100;
 /// The most tasks in one `SubmitTasks`.
 pub const MAX_TASKS_PER_SUBMIT: usize = 1_000;
 /// The most bytes of contexts in one `SubmitTasks`.

@@ -12,23 +12,19 @@ use std::{
 
 use semver::Version;
 
+use tasker_template::{Checked, ContextSchema, Graph, Problem, StepTemplate, Template};
+
 use self::shelf::Shelf;
 use super::{
     metrics::{Metrics, PlanCounts},
     sizes,
 };
 use crate::engine::hash::{HashMap, HashSet};
-use crate::{
-    domain::{
-        schema::ContextSchema,
-        template::{Checked, Graph, Problem, StepTemplate, Template},
-    },
-    store::{
-        Db, StoreError,
-        db::READ_LIMIT,
-        retirement::Retirement,
-        template::{self, LaneRow, NewStep, NewTemplate, Newest, Registration, TemplateRow},
-    },
+use crate::store::{
+    Db, StoreError,
+    db::READ_LIMIT,
+    retirement::Retirement,
+    template::{self, LaneRow, NewStep, NewTemplate, Newest, Registration, TemplateRow},
 };
 
 /// A compiled template, with everything the engine derives from it.

@@ -4,15 +4,10 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use tasker_template::{Budget, EvaluationError, StepResults, TOO_COSTLY, Values, json_text};
 
 use super::{catalog::Plan, effective::Effective};
-use crate::domain::{
-    attempt::Failure,
-    budget::{Budget, TOO_COSTLY},
-    expression::{EvaluationError, StepResults, Values},
-    json,
-    progress::Fate,
-};
+use crate::domain::{attempt::Failure, progress::Fate};
 use crate::engine::hash::HashMap;
 
 /// Failure code of a step whose condition could not be evaluated.
@@ -179,6 +174,6 @@ impl Plan {
 pub fn parsed(text: &str, budget: &Budget) -> Result<Arc<Value>, EvaluationError> {
     budget.spend((text.len() / BYTES_PER_STEP) as u64)?;
     Ok(Arc::new(
-        json::parse(text, text.len()).unwrap_or(Value::Null),
+        json_text::parse(text, text.len()).unwrap_or(Value::Null),
     ))
 }

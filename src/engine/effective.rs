@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
+use tasker_template::{Budget, Misfit, Settings, StepTemplate};
 
 use super::catalog::Plan;
-use crate::domain::{budget::Budget, schema::Misfit, settings::Settings, template::StepTemplate};
 
 impl Plan {
     /// Whether a step is the planner of the others.

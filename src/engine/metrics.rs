@@ -11,9 +11,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tasker_template::Template;
+
 use super::{claims::Plans, edge::EdgeCounts};
 use crate::{
-    domain::{attempt::OutcomeKind, event::EventType, task::TaskState, template::Template},
+    domain::{attempt::OutcomeKind, event::EventType, task::TaskState},
     store::changes::{Changes, EndedAttempt},
 };
 

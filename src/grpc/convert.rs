@@ -6,6 +6,7 @@ use std::{
 };
 
 use strum::VariantArray as _;
+use tasker_template::MAX_NAME_BYTES;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -17,7 +18,6 @@ use crate::{
         progress::StepSet,
         step::StepState,
         task::TaskState,
-        template::MAX_NAME_BYTES,
     },
     engine::{
         assignment::{Assignment, merge_annotations},
@@ -358,7 +358,7 @@ fn running(s: &Step) -> proto::Attempt {
 /// The edges of the graph.
 pub fn dependencies(plan: &Plan) -> Vec<proto::Dependency> {
     let steps = &plan.template.steps;
-    let edges = |s: &crate::domain::template::StepTemplate| {
+    let edges = |s: &tasker_template::StepTemplate| {
         s.depends_on
             .iter()
             .filter_map(|p| {
@@ -391,7 +391,7 @@ pub fn template(plan: &Plan, retired: Option<&Retirement>, with_yaml: bool) -> p
 }
 
 /// A template that is valid but not stored.
-pub fn unregistered(t: &crate::domain::template::Template) -> proto::Template {
+pub fn unregistered(t: &tasker_template::Template) -> proto::Template {
     proto::Template {
         namespace: t.namespace.clone(),
         task_name: t.task_name.clone(),

@@ -2,16 +2,13 @@
 
 use std::{fmt::Display, time::Duration};
 
+use tasker_template::{Problem, Violation};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use uuid::Uuid;
 
 use crate::{
-    domain::{
-        order::{DEADLINE_EXCEEDED, OrderError},
-        schema::Violation,
-        template::Problem,
-    },
+    domain::order::{DEADLINE_EXCEEDED, OrderError},
     engine::{
         catalog::RegisterError,
         intake::{IntakeError, Violated, retry_after},

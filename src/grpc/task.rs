@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use tasker_template::{DEFAULT_NAMESPACE, json_text};
 use tonic::{Code, Request, Response, Status};
 
 use super::{
@@ -12,10 +13,8 @@ use super::{
 use crate::{
     domain::{
         attempt::MAX_RESULT_BYTES,
-        json,
         order::Order,
         task::{MAX_SUBMIT_BYTES, MAX_TASKS_PER_SUBMIT},
-        template::DEFAULT_NAMESPACE,
     },
     engine::{
         Engine,
@@ -292,7 +291,7 @@ impl TaskService for Tasks {
                 } else {
                     r.result_json
                 };
-                json::check_document(&result, MAX_RESULT_BYTES)
+                json_text::check_document(&result, MAX_RESULT_BYTES)
                     .map_err(|error| error::invalid("result_json", error.to_string()))?;
                 Order::ResolveStep { step, result }
             }

@@ -2,11 +2,11 @@
 
 use std::cmp::Reverse;
 
+use tasker_template::{Checked, MAX_TEMPLATE_BYTES, Problem};
 use tonic::{Code, Request, Response, Status};
 
 use super::{convert, error, order, page};
 use crate::{
-    domain::template::{Checked, MAX_TEMPLATE_BYTES, Problem},
     engine::{
         Engine,
         catalog::{Plan, Registered, Resolved},

@@ -4,6 +4,10 @@
 
 use std::time::Duration;
 
+use tasker_template::{
+    json_text,
+    name::{self as names, MAX_NAME_BYTES},
+};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -11,9 +15,7 @@ use super::{convert::name as optional_name, error::invalid};
 use crate::{
     domain::{
         attempt::{Failure, MAX_ERROR_CONTEXT_BYTES, MAX_RESULT_BYTES, MAX_RETRY_AFTER, Outcome},
-        json,
         lease::Lease,
-        name::{self as names, MAX_NAME_BYTES},
         size::{DEFAULT_ASSIGNMENT_BYTES, MAX_ASSIGNMENT_BYTES, MIN_ASSIGNMENT_BYTES},
     },
     proto::{self, step_result::Outcome as Answer},
@@ -148,7 +150,7 @@ fn success(json: String) -> Outcome {
     } else {
         json
     };
-    match json::check_document(&json, MAX_RESULT_BYTES) {
+    match json_text::check_document(&json, MAX_RESULT_BYTES) {
         Ok(()) => Outcome::Succeeded(json),
         Err(error) => Outcome::PermanentError(Failure::of_server(
             RESULT_INVALID,
@@ -160,13 +162,15 @@ fn success(json: String) -> Outcome {
 fn failure(message: String, code: String, context: String) -> Failure {
     let context = match context.as_str() {
         "" => None,
-        text => Some(match json::check_object(text, MAX_ERROR_CONTEXT_BYTES) {
-            Ok(()) => context,
-            Err(error) => {
-                let note = format!("the handler's error context was omitted: {error}");
-                serde_json::json!({ "tasker_note": note }).to_string()
-            }
-        }),
+        text => Some(
+            match json_text::check_object(text, MAX_ERROR_CONTEXT_BYTES) {
+                Ok(()) => context,
+                Err(error) => {
+                    let note = format!("the handler's error context was omitted: {error}");
+                    serde_json::json!({ "tasker_note": note }).to_string()
+                }
+            },
+        ),
     };
     let message = if message.is_empty() {
         "the handler gave no message".to_owned()

@@ -6,9 +6,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage as _, Value};
 use prost_types::{Duration, Timestamp};
 use serde::Deserialize as _;
+use tasker_template::json_text::check_document;
 
 use super::protocol::{self, is_document, key, value_kind, words};
-use crate::domain::json::check_document;
 
 /// A message, to be looked into by name.
 pub fn dynamic<M: prost::Name>(of: &M) -> DynamicMessage {

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tasker_template::Backoff;
 use uuid::Uuid;
 
 use crate::domain::{
@@ -16,7 +17,6 @@ use crate::domain::{
     event::EventType,
     lease::Lease,
     progress::Progress,
-    retry::Backoff,
     step::StepState,
     task::TaskState,
 };

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tasker::domain::template::{Graph, Template};
+use tasker_template::{Graph, Template};
 use uuid::Uuid;
 
 pub use self::parts::Parts;

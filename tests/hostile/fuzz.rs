@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
-use tasker::{
-    domain::template::Template,
-    proto::{
-        Drain, Heartbeat, Register, RetryableError, StepResult, WorkRequest, WorkResponse,
-        step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
-    },
+use tasker::proto::{
+    Drain, Heartbeat, Register, RetryableError, StepResult, WorkRequest, WorkResponse,
+    step_result::Outcome, work_request::Message as Says, work_response::Message as Hears,
 };
+use tasker_template::Template;
 
 use crate::{
     raw::{Stream, field},

@@ -1,7 +1,7 @@
 //! The invariants that hold in the database at any moment, also after any process was killed: one
 //! query per invariant, which returns the rows that break it.
 
-use tasker::domain::template::{Graph, Template};
+use tasker_template::{Graph, Template};
 use tokio_postgres::Client;
 
 const INVARIANTS: &[(&str, &str)] = &[

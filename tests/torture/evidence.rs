@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tasker::domain::template::{Graph, Template};
+use tasker_template::{Graph, Template};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 

@@ -172,7 +172,7 @@ pub async fn submit(clients: &Arc<Clients>, luck: u64) -> String {
 #[test]
 fn poison_of_each_kind_is_a_template_with_handlers() {
     for shape in shapes() {
-        let template = tasker::domain::template::Template::parse(&shape.yaml, "");
+        let template = tasker_template::Template::parse(&shape.yaml, "");
         let template = template.unwrap_or_else(|problems| panic!("{problems:?}\n{}", shape.yaml));
         for step in &template.steps {
             assert!(HANDLERS.contains(&&*step.handler), "{}", step.handler);

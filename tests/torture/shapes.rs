@@ -120,7 +120,7 @@ fn parents(rng: &mut Rng, step: usize) -> Vec<usize> {
 fn shape_of_each_kind_is_a_template() {
     for seed in 0..50 {
         for shape in all(seed) {
-            let template = tasker::domain::template::Template::parse(&shape.yaml, "");
+            let template = tasker_template::Template::parse(&shape.yaml, "");
             let template =
                 template.unwrap_or_else(|problems| panic!("{problems:?}\n{}", shape.yaml));
             assert_eq!(

@@ -1,5 +1,7 @@
 //! `tasker task resolve`.
 
+use tasker_template::json_text;
+
 use super::{order, submit::given};
 use crate::{
     cli::{
@@ -8,7 +10,6 @@ use crate::{
         error::{CliError, exit},
         render::term::clean,
     },
-    domain,
     proto::{BulkOrder, ResolveTaskRequest},
 };
 
@@ -72,7 +73,7 @@ fn result(inline: Option<String>) -> Result<String, CliError> {
     };
     let (source, text) = given("--result", inline)?;
     // Its own length is the limit here: the server enforces the bound on the size.
-    domain::json::check_document(&text, text.len()).map_err(|e| {
+    json_text::check_document(&text, text.len()).map_err(|e| {
         CliError::new(
             exit::DATA,
             clean(&format!("{source}: the result is wrong: {e}")),

@@ -7,6 +7,7 @@ use std::{
 
 use prost_types::Timestamp;
 use serde_json::Value;
+use tasker_template::json_text;
 
 use super::watch;
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
         error::{CliError, exit},
         render::term::clean,
     },
-    domain, json,
+    json,
     proto::{SubmitTaskRequest, SubmitTaskResponse},
 };
 
@@ -167,7 +168,7 @@ fn context(inline: Option<String>, file: Option<String>) -> Result<String, CliEr
         (None, Some(path)) => (path.clone(), read(&path)?),
     };
     // Its own length is the limit here: the server enforces the bound on the size.
-    domain::json::check_object(&text, text.len()).map_err(|e| {
+    json_text::check_object(&text, text.len()).map_err(|e| {
         CliError::new(
             exit::DATA,
             clean(&format!("{source}: the context is wrong: {e}")),

@@ -16,7 +16,6 @@ use crate::{
             term::{Term, clean, clean_json, style},
         },
     },
-    domain::template as domain,
     json,
     proto::{GetTemplateRequest, StepState, StepTemplate, Template},
 };
@@ -151,7 +150,8 @@ fn heading(template: &Template, term: &Term) -> String {
 
 /// The changes that its overrides make, parsed from its YAML as the server does.
 fn overrides(template: &Template, term: &Term) -> String {
-    let Ok(parsed) = domain::Template::parse_stored(&template.yaml, &template.environment) else {
+    let Ok(parsed) = tasker_template::Template::parse_stored(&template.yaml, &template.environment)
+    else {
         return String::new();
     };
     let all = parsed.overrides.iter().enumerate();
@@ -163,7 +163,7 @@ fn overrides(template: &Template, term: &Term) -> String {
     }
 }
 
-fn override_line(index: usize, one: &domain::Override) -> String {
+fn override_line(index: usize, one: &tasker_template::Override) -> String {
     let changes = clean(&one.changes.to_value().to_string());
     let condition = clean(&one.condition.to_string());
     format!("{index}  when {condition}\n   {changes}\n")
@@ -247,8 +247,8 @@ ship  3         1 m 30 s  s        h.ship   -
     fn template_shows_conditions_planner_and_overrides() {
         let yaml = "name: t\nplanner: p\noverrides: [{when: context.n > 1, priority: 5, steps: {a: {skip: true}}}]\n\
                     step_templates: [{name: a, handler: h, when: context.n > 0}]\n";
-        let parsed = domain::Template::parse(yaml, "").unwrap();
-        let step = |s: &domain::StepTemplate| StepTemplate {
+        let parsed = tasker_template::Template::parse(yaml, "").unwrap();
+        let step = |s: &tasker_template::StepTemplate| StepTemplate {
             name: s.name.clone(),
             description: s.description.clone(),
             condition: s

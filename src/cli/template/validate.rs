@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tasker_template::{Checked, MAX_TEMPLATE_BYTES, Problem, Template};
 
 use super::files;
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
         error::{CliError, exit},
         render::term::clean,
     },
-    domain::template::{Checked, MAX_TEMPLATE_BYTES, Problem, Template},
     proto,
 };
 

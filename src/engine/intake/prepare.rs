@@ -3,17 +3,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tasker_template::Budget;
+
 use super::submission::{
     IntakeError, Prepared, Refusal, Submission, Violated, prepare_one, too_costly,
 };
-use crate::{
-    domain::budget::Budget,
-    engine::{
-        catalog::{Catalog, Plan, Resolved},
-        judge::{Judge, SMALL_BYTES, SMALL_STEPS, Shares, Unjudged},
-        metrics::Metrics,
-        shared::Shared,
-    },
+use crate::engine::{
+    catalog::{Catalog, Plan, Resolved},
+    judge::{Judge, SMALL_BYTES, SMALL_STEPS, Shares, Unjudged},
+    metrics::Metrics,
+    shared::Shared,
 };
 
 /// Time limit for the submissions of one request to wait for turns and be evaluated, all together.

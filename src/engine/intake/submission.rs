@@ -6,16 +6,15 @@ use std::{sync::Arc, time::SystemTime};
 use semver::Version;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
+use tasker_template::{
+    Budget, EvaluationError, Misfit, Settings, TOO_COSTLY, TooCostly, Violation,
+    json_text::{self, JsonError},
+};
 use uuid::Uuid;
 
 use crate::{
     domain::{
-        budget::{Budget, TOO_COSTLY, TooCostly},
-        expression::EvaluationError,
-        json::{self, JsonError},
         progress::{Fate, Progress},
-        schema::{Misfit, Violation},
-        settings::Settings,
         task::{MAX_ANNOTATIONS_BYTES, MAX_CONTEXT_BYTES, MAX_KEY_BYTES, MAX_PRIORITY},
     },
     engine::{catalog::Plan, conditions::Facts, effective::Effective},
@@ -350,8 +349,8 @@ fn object(field: &str, text: &str, max: usize) -> Result<Map<String, Value>, Vec
             message,
         }]
     };
-    json::check_object(text, max).map_err(|error: JsonError| wrong(error.to_string()))?;
-    match json::parse(text, max).map_err(|error| wrong(error.to_string()))? {
+    json_text::check_object(text, max).map_err(|error: JsonError| wrong(error.to_string()))?;
+    match json_text::parse(text, max).map_err(|error| wrong(error.to_string()))? {
         Value::Object(object) => Ok(object),
         _ => Err(wrong("expected a JSON object".to_owned())),
     }

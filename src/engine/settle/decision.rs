@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tasker_template::Backoff;
 use uuid::Uuid;
 
 use super::{
@@ -22,7 +23,6 @@ use crate::{
         lease::Lease,
         order::OrderError,
         progress::{Fate, Progress, StepSet},
-        retry::Backoff,
         step::{StepEvent, StepState},
         task::TaskState,
     },

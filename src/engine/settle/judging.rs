@@ -4,18 +4,16 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use tasker_template::{
+    AdjustmentError, Budget, EvaluationError, Misfit, Settings, TOO_COSTLY, TooCostly, Violation,
+};
 use uuid::Uuid;
 
 use crate::engine::hash::HashMap;
 use crate::{
     domain::{
-        adjustment::{Adjustment, AdjustmentError},
         attempt::Failure,
-        budget::{Budget, TOO_COSTLY, TooCostly},
-        expression::EvaluationError,
         progress::{Fate, StepSet},
-        schema::{Misfit, Violation},
-        settings::Settings,
         task::MAX_ANNOTATIONS_BYTES,
     },
     engine::{
@@ -380,19 +378,21 @@ impl Ask {
     /// Merges the planner's answer with the task's settings and annotations.
     fn planning(&self, answer: &str, known: &Known, budget: &Budget) -> Result<Planning, Wrong> {
         let senseless = "the planner's answer is invalid";
-        let adjustment = Adjustment::from_json(answer, &self.plan.template, budget).map_err(
-            |error| match error {
-                AdjustmentError::TooCostly(error) => too_costly("the planner's answer", &error),
-                AdjustmentError::Problems(all) => Wrong {
-                    failure: Failure::of_server(
-                        PLAN_INVALID,
-                        format!("{senseless}: {}", all.join("; ")),
-                    )
-                    .cut(),
-                    violations: all.into_iter().map(pointed).collect(),
-                },
-            },
-        )?;
+        let adjustment =
+            self.plan
+                .template
+                .adjustment(answer, budget)
+                .map_err(|error| match error {
+                    AdjustmentError::TooCostly(error) => too_costly("the planner's answer", &error),
+                    AdjustmentError::Problems(all) => Wrong {
+                        failure: Failure::of_server(
+                            PLAN_INVALID,
+                            format!("{senseless}: {}", all.join("; ")),
+                        )
+                        .cut(),
+                        violations: all.into_iter().map(pointed).collect(),
+                    },
+                })?;
         let notes = known
             .tasks
             .get(&self.row.task_id)

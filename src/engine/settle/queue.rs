@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use tasker_template::{Budget, TOO_COSTLY};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
 
@@ -24,10 +25,7 @@ use super::{
 };
 use crate::engine::hash::{HashMap, HashSet};
 use crate::{
-    domain::{
-        attempt::Outcome,
-        budget::{Budget, TOO_COSTLY},
-    },
+    domain::attempt::Outcome,
     engine::{
         catalog::Plan,
         documents::Known,

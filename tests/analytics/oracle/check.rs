@@ -142,10 +142,7 @@ fn tried_again(step: &Step) -> bool {
 }
 
 /// Whether the performance is that of this template.
-fn is_version(
-    t: &tasker::domain::template::Template,
-    template: &proto::TemplatePerformance,
-) -> bool {
+fn is_version(t: &tasker_template::Template, template: &proto::TemplatePerformance) -> bool {
     (
         t.namespace.as_str(),
         t.task_name.as_str(),

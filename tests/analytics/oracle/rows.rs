@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use tasker::domain::{
-    policy::Settings,
-    template::{Graph, Template},
-};
+use tasker::domain::policy::Settings;
+use tasker_template::{Graph, Template};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 

@@ -1,8 +1,10 @@
 //! Decisions rest on existing verdicts; an input that lacks one changes nothing and is queued
 //! again.
 
+use tasker_template::Budget;
+
 use super::*;
-use crate::{domain::budget::Budget, engine::documents::Known, store::hot::TaskInput};
+use crate::{engine::documents::Known, store::hot::TaskInput};
 
 /// `d` waits for `b` and `c` and reads their results; `e` follows if `d` is skipped.
 const CONDITIONS: &str = "

@@ -1,0 +1,366 @@
+//! The contract of a task's context: a JSON Schema, compiled once, that fills in defaults and
+//! reports each violation.
+//!
+//! A schema comes from a template and a context from a client, so neither is trusted: the compiler
+//! fetches nothing, patterns match in linear time, and a schema whose validation could be too
+//! expensive is refused when the template is registered.
+
+mod cost;
+mod defaults;
+mod identity;
+mod keywords;
+mod message;
+mod meter;
+mod number;
+mod pattern;
+mod pointer;
+mod splice;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use jsonschema::{Draft, PatternOptions, Registry, Resource, ValidationOptions, Validator};
+use serde_json::{Value, json};
+
+use crate::budget::{Budget, TooCostly};
+use defaults::{FillError, Filler};
+use meter::Meter;
+use survey::Survey;
+use walk::Question;
+
+/// The most violations or schema problems in one list.
+pub const MAX_VIOLATIONS: usize = 100;
+/// The most `pattern`s and `patternProperties` in one schema.
+pub const MAX_PATTERNS: usize = 200;
+/// Largest compiled size of one pattern, in bytes.
+const MAX_PATTERN_BYTES: usize = 1024 * 1024;
+/// Bound of the search for violations: for each step that the validity check took,
+/// `ERRORS_PER_STEP` steps, and `ERRORS` more.
+const ERRORS_PER_STEP: u64 = 64;
+const ERRORS: u64 = 20_000;
+/// URI of the schema while its defaults are checked against parts of it.
+const SELF_URI: &str = "urn:tasker:context-schema";
+
+/// One problem of a schema.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SchemaProblem {
+    /// JSON pointer into the schema.
+    pub pointer: String,
+    /// The problem and the expected form.
+    pub message: String,
+}
+
+/// One violation of a schema by a context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// JSON pointer into the context; for a missing or a superfluous property, the pointer of its
+    /// object.
+    pub pointer: String,
+    /// The problem, in at most about 200 characters.
+    pub message: String,
+}
+
+/// Why a document was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misfit {
+    /// The document violates the schema: one violation per error, at most [`MAX_VIOLATIONS`].
+    Violations(Vec<Violation>),
+    /// Judging the document would take more steps than the budget has left.
+    TooCostly(TooCostly),
+}
+
+impl From<TooCostly> for Misfit {
+    fn from(error: TooCostly) -> Self {
+        Misfit::TooCostly(error)
+    }
+}
+
+/// A compiled schema. Expensive to make and cheap to share.
+#[derive(Debug)]
+pub struct ContextSchema {
+    schema: Value,
+    validator: Validator,
+    survey: Survey,
+    meter: Meter,
+}
+
+impl ContextSchema {
+    /// Compiles a schema of draft 4 to 2020-12, which is the default; `$schema` names another.
+    ///
+    /// The validator asserts the standard's formats; others cause warnings. The compiler refuses
+    /// parts that would be ignored or dangerous: unknown keywords, references out of the schema,
+    /// patterns with look-around or back references, recursion whose cost explodes, and defaults
+    /// that do not fit.
+    ///
+    /// # Errors
+    /// All the problems that can be found at once, at most [`MAX_VIOLATIONS`].
+    pub fn compile(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
+        Self::compile_for(schema, true)
+    }
+
+    /// Compiles the schema of a step's result, which may be of any type.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub fn compile_result(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
+        Self::compile_for(schema, false)
+    }
+
+    fn compile_for(schema: &Value, of_context: bool) -> Result<Self, Vec<SchemaProblem>> {
+        let draft = Draft::default().detect(schema);
+        if draft == Draft::Unknown {
+            return Err(vec![unknown_draft()]);
+        }
+        let schema = &*identity::flatten(schema, draft);
+        let mut problems = metaschema_problems(schema);
+        if of_context && !survey::accepts_objects(schema) {
+            let message =
+                "a context is a JSON object, so this schema accepts none; expected object";
+            problems.push(SchemaProblem {
+                pointer: "/type".into(),
+                message: message.into(),
+            });
+        }
+        let survey = Survey::of(schema, draft, &mut problems);
+        // The cost is checked before the validator is built: its bounds keep the build within the
+        // stack, too.
+        cost::check(&survey, &mut problems);
+        finish(problems)?;
+        let validator = options()
+            .build(schema)
+            .map_err(|error| vec![message::schema_problem(&error)])?;
+        let meter = Meter::of(schema, &survey);
+        let compiled = ContextSchema {
+            schema: schema.clone(),
+            validator,
+            survey,
+            meter,
+        };
+        finish(compiled.default_problems())?;
+        Ok(compiled)
+    }
+
+    /// The number of patterns in the schema.
+    pub fn patterns(&self) -> usize {
+        self.survey.patterns
+    }
+
+    /// Completes and validates a context: `default`s of `properties` are added where the property
+    /// is missing, also in nested objects, in array items, and through `allOf` and references; then
+    /// the whole context is validated.
+    ///
+    /// `context` is the parsed `text`, and is completed in place. Returns `None` if no default was
+    /// added, so that the client's own text can be stored, and otherwise that text with the
+    /// additions inserted: the client's own part stays byte for byte.
+    ///
+    /// # Errors
+    /// The violations, or that judging takes more steps than the budget has left.
+    pub fn apply(
+        &self,
+        text: &str,
+        context: &mut Value,
+        budget: &Budget,
+    ) -> Result<Option<String>, Misfit> {
+        let whole = |message: String| {
+            Misfit::Violations(vec![Violation {
+                pointer: String::new(),
+                message,
+            }])
+        };
+        if !context.is_object() {
+            return Err(whole("expected a JSON object".into()));
+        }
+        let added = self
+            .filler(budget)
+            .fill("", context)
+            .map_err(|error| match error {
+                FillError::TooCostly(error) => {
+                    Misfit::TooCostly(error.of(|| "the schema's defaults".into()))
+                }
+                error => whole(error.to_string()),
+            })?;
+        self.check(context, budget)?;
+        Ok(added.then(|| splice::splice(text, context)))
+    }
+
+    /// Validates a document of any type without completing it.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn check(&self, document: &Value, budget: &Budget) -> Result<(), Misfit> {
+        // The walk spends the whole cost first, since the validator cannot be interrupted.
+        walk::count(&self.meter, document, Question::Fits, budget)
+            .map_err(|error| error.of(|| "the document against its schema".into()))?;
+        if self.validator.is_valid(document) {
+            return Ok(());
+        }
+        Err(Misfit::Violations(self.violations(document, budget)))
+    }
+
+    /// Parts that generators write and the validator does not check: formats outside the standard,
+    /// and keywords of `OpenAPI`.
+    pub fn warnings(&self) -> &[SchemaProblem] {
+        &self.survey.warnings
+    }
+
+    /// The violations of an invalid document, as far as the steps that are left allow.
+    fn violations(&self, document: &Value, budget: &Budget) -> Vec<Violation> {
+        let afforded = budget.left().min(
+            budget
+                .spent()
+                .saturating_mul(ERRORS_PER_STEP)
+                .saturating_add(ERRORS),
+        );
+        let affords = |question| {
+            let trial = Budget::of(afforded.min(budget.left()));
+            walk::count(&self.meter, document, question, &trial).is_ok()
+                && budget.spend(trial.spent()).is_ok()
+        };
+        if affords(Question::Errors { copies: false }) {
+            return listed(self.validator.iter_errors(document));
+        }
+        let whole = |message: &str| Violation {
+            pointer: String::new(),
+            message: message.into(),
+        };
+        if affords(Question::FirstError)
+            && let Err(first) = self.validator.validate(document)
+        {
+            let more =
+                "there may be more violations; their search would exceed the budget of one input";
+            return vec![message::violation(&first), whole(more)];
+        }
+        vec![whole(
+            "the document does not match its schema; the search for the place would exceed the budget of one input",
+        )]
+    }
+
+    fn filler<'s>(&'s self, budget: &'s Budget) -> Filler<'s> {
+        Filler::new(&self.schema, &self.survey, budget)
+    }
+
+    /// The defaults that do not fit the schema around them, after the defaults inside each were
+    /// applied.
+    fn default_problems(&self) -> Vec<SchemaProblem> {
+        if self.survey.defaults.is_empty() {
+            return Vec::new();
+        }
+        let resource = Resource::from_contents(self.schema.clone());
+        let registry = Registry::new()
+            .add(SELF_URI, resource)
+            .and_then(jsonschema::RegistryBuilder::prepare);
+        let registry = match registry {
+            Ok(registry) => registry,
+            Err(error) => {
+                return vec![SchemaProblem {
+                    pointer: String::new(),
+                    message: error.to_string(),
+                }];
+            }
+        };
+        self.survey
+            .defaults
+            .iter()
+            .filter_map(|owner| self.default_problem(owner, &registry))
+            .collect()
+    }
+
+    fn default_problem(&self, owner: &str, registry: &Registry<'_>) -> Option<SchemaProblem> {
+        let problem = |message: String| {
+            Some(SchemaProblem {
+                pointer: format!("{owner}/default"),
+                message,
+            })
+        };
+        let mut default = self.schema.pointer(owner)?.get("default")?.clone();
+        if let Err(error) = self.filler(&Budget::new()).fill(owner, &mut default) {
+            return problem(error.to_string());
+        }
+        let part = json!({ "$ref": format!("{SELF_URI}#{}", pointer::to_fragment(owner)) });
+        match options()
+            .with_draft(self.survey.draft)
+            .with_registry(registry)
+            .build(&part)
+        {
+            Ok(validator) => match validator.validate(&default) {
+                Ok(()) => None,
+                Err(error) => problem(format!(
+                    "the default does not match: {}",
+                    message::violation(&error).message
+                )),
+            },
+            Err(error) => problem(message::schema_problem(&error).message),
+        }
+    }
+}
+
+/// The schema with each reference rewritten as `#/...`, even where parts of it have their own
+/// `$id`.
+pub(crate) fn flattened(schema: &Value) -> std::borrow::Cow<'_, Value> {
+    match Draft::default().detect(schema) {
+        Draft::Unknown => std::borrow::Cow::Borrowed(schema),
+        draft => identity::flatten(schema, draft),
+    }
+}
+
+/// At most [`MAX_VIOLATIONS`] violations; the last one states how many are not listed.
+fn listed<'e>(mut errors: impl Iterator<Item = jsonschema::ValidationError<'e>>) -> Vec<Violation> {
+    let mut violations: Vec<Violation> = errors
+        .by_ref()
+        .take(MAX_VIOLATIONS)
+        .map(|e| message::violation(&e))
+        .collect();
+    let hidden = errors.count();
+    if let Some(last) = violations.last_mut().filter(|_| hidden > 0) {
+        *last = Violation {
+            pointer: String::new(),
+            message: format!("{} more violations are not listed", hidden + 1),
+        };
+    }
+    violations
+}
+
+/// The validator's options, the same for each use: offline, with asserted formats and bounded
+/// patterns.
+fn options<'r>() -> ValidationOptions<'r> {
+    let patterns = PatternOptions::regex()
+        .size_limit(MAX_PATTERN_BYTES)
+        .dfa_size_limit(MAX_PATTERN_BYTES);
+    jsonschema::options()
+        .offline()
+        .should_validate_formats(true)
+        .should_ignore_unknown_formats(true)
+        .with_pattern_options(patterns)
+}
+
+fn unknown_draft() -> SchemaProblem {
+    let message = "expected the URI of a JSON Schema draft, such as https://json-schema.org/draft/2020-12/schema";
+    SchemaProblem {
+        pointer: "/$schema".into(),
+        message: message.into(),
+    }
+}
+
+fn metaschema_problems(schema: &Value) -> Vec<SchemaProblem> {
+    match jsonschema::meta::validator_for(schema) {
+        Ok(validator) => validator
+            .iter_errors(schema)
+            .map(|error| message::schema_problem(&error))
+            .collect(),
+        Err(error) => vec![message::schema_problem(&error)],
+    }
+}
+
+/// Sorts the problems and removes duplicates: the metaschema reports some errors once per
+/// vocabulary.
+fn finish(mut problems: Vec<SchemaProblem>) -> Result<(), Vec<SchemaProblem>> {
+    problems.sort();
+    problems.dedup();
+    problems.truncate(MAX_VIOLATIONS);
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}

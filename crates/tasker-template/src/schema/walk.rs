@@ -1,0 +1,341 @@
+//! Counts the cost of applying a schema to a value, before the validator does so.
+//!
+//! The count visits the same pairs of place and value as the validator, and takes the cost of each
+//! off the budget, so that it stops as soon as the budget is spent.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde_json::{Map, Value};
+
+use super::meter::{Meter, Node, Same, SameKind, comparison};
+use super::number;
+use super::pattern::per_kib;
+use crate::budget::{Budget, TooCostly};
+
+/// Steps to build one error: its place and its message.
+const ERROR: u64 = 40;
+/// The validator searches lists up to this length for equal items pair by pair, longer ones by
+/// hash.
+const PAIRWISE_ITEMS: usize = 15;
+
+type Counted = Result<(), TooCostly>;
+
+/// The result that the validator is to return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Whether the value fits.
+    Fits,
+    /// The first error.
+    FirstError,
+    /// All errors. Those below `anyOf` and `oneOf` hold copies of the values.
+    Errors { copies: bool },
+}
+
+/// Takes the most steps that the answer can cost off the budget.
+pub(super) fn count(meter: &Meter, value: &Value, question: Question, budget: &Budget) -> Counted {
+    Walk { meter, budget }.visit(0, value, question)
+}
+
+struct Walk<'w> {
+    meter: &'w Meter,
+    budget: &'w Budget,
+}
+
+/// Remaining work for the current value.
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    /// Apply the schema at a place.
+    Apply(usize, Question),
+    /// Find out which parts the schema at a place has evaluated.
+    Mark(usize),
+}
+
+impl Walk<'_> {
+    /// Recursion follows only the depth of the value; the schemas for the same value are in a list,
+    /// so the stack is bounded by the document's depth.
+    fn visit(&self, place: usize, value: &Value, question: Question) -> Counted {
+        let mut open = Vec::new();
+        let mut next = Some(Task::Apply(place, question));
+        while let Some(task) = next {
+            match task {
+                Task::Apply(place, question) => self.apply(place, value, question, &mut open)?,
+                Task::Mark(place) => self.mark(place, value, &mut open)?,
+            }
+            next = open.pop();
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &self,
+        place: usize,
+        value: &Value,
+        question: Question,
+        open: &mut Vec<Task>,
+    ) -> Counted {
+        let Some(node) = self.meter.nodes.get(place) else {
+            return Ok(());
+        };
+        self.own(node, value, question)?;
+        if node.marks() {
+            open.push(Task::Mark(place));
+        }
+        node.same
+            .iter()
+            .for_each(|same| same_value(*same, question, open));
+        match value {
+            Value::Object(map) => {
+                let dependent = node
+                    .dependent
+                    .iter()
+                    .filter(|(name, _)| map.contains_key(name));
+                open.extend(dependent.map(|(_, child)| Task::Apply(*child, question)));
+                self.object(node, map, question)
+            }
+            Value::Array(items) => self.array(node, items, question),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts the keywords that hold no schemas.
+    fn own(&self, node: &Node, value: &Value, question: Question) -> Counted {
+        self.budget.spend(node.fixed)?;
+        if let Question::Errors { copies } = question {
+            self.budget
+                .spend((1 + node.keywords).saturating_mul(ERROR))?;
+            if copies {
+                self.budget
+                    .spend((1 + node.keywords).saturating_mul(self.size(value)?))?;
+            }
+        }
+        let candidates = node.candidates.as_ref();
+        match value {
+            Value::String(text) => {
+                self.budget.spend(per_kib(node.text_per_kib, text.len()))?;
+                self.budget
+                    .spend(candidates.map_or(0, |c| c.texts + text.len() as u64 / 256))
+            }
+            Value::Number(number) => {
+                self.budget.spend(node.numeric.steps(number))?;
+                let compared = candidates.map_or(0, |c| c.compared_numbers);
+                self.budget
+                    .spend(compared.saturating_mul(number::comparison(number)))?;
+                self.budget.spend(candidates.map_or(0, |c| c.numbers))
+            }
+            Value::Array(items) => {
+                self.budget.spend(candidates.map_or(0, |c| c.lists))?;
+                if node.unique {
+                    self.unique(items)
+                } else {
+                    Ok(())
+                }
+            }
+            Value::Object(_) => self.budget.spend(candidates.map_or(0, |c| c.maps)),
+            Value::Null | Value::Bool(_) => Ok(()),
+        }
+    }
+
+    fn object(&self, node: &Node, map: &Map<String, Value>, question: Question) -> Counted {
+        self.budget.spend(map.len() as u64 / 4)?;
+        if map.len() < node.named.len() {
+            for (name, value) in map {
+                if let Some(child) = node.named.get(name) {
+                    self.visit(*child, value, question)?;
+                }
+            }
+        } else {
+            for (name, child) in &node.named {
+                if let Some(value) = map.get(name) {
+                    self.visit(*child, value, question)?;
+                }
+            }
+        }
+        for (effort, child) in &node.patterns {
+            for (name, value) in map {
+                self.budget.spend(effort.of(name.len()))?;
+                self.visit(*child, value, question)?;
+            }
+        }
+        if let Some(child) = node.additional {
+            for (_, value) in map
+                .iter()
+                .filter(|(name, _)| !node.named.contains_key(*name))
+            {
+                self.visit(child, value, question)?;
+            }
+        }
+        if let Some(child) = node.unevaluated_properties {
+            map.values()
+                .try_for_each(|value| self.visit(child, value, question))?;
+        }
+        if let Some(child) = node.property_names {
+            let question = if question == Question::Fits {
+                question
+            } else {
+                Question::Errors { copies: true }
+            };
+            map.keys()
+                .try_for_each(|name| self.visit(child, &Value::String(name.clone()), question))?;
+        }
+        Ok(())
+    }
+
+    fn array(&self, node: &Node, items: &[Value], question: Question) -> Counted {
+        for (index, item) in items.iter().enumerate() {
+            if let Some(child) = node.first_items.get(index).copied().or(node.items) {
+                self.visit(child, item, question)?;
+            }
+            if let Some(child) = node.contains {
+                self.visit(child, item, Question::Fits)?;
+            }
+            if let Some(child) = node.unevaluated_items {
+                self.visit(child, item, question)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the search for evaluated parts: the validator applies the schemas of the other
+    /// keywords once more, and so on within them.
+    fn mark(&self, place: usize, value: &Value, open: &mut Vec<Task>) -> Counted {
+        let Some(node) = self.meter.nodes.get(place) else {
+            return Ok(());
+        };
+        self.budget.spend(1 + node.named.len() as u64 / 4)?;
+        match value {
+            Value::Object(map) => {
+                self.budget.spend(2 * map.len() as u64)?;
+                for (effort, _) in &node.patterns {
+                    map.keys()
+                        .try_for_each(|name| self.budget.spend(effort.of(name.len())))?;
+                }
+                if let Some(child) = node.unevaluated_properties {
+                    map.values()
+                        .try_for_each(|value| self.visit(child, value, Question::Fits))?;
+                }
+                let dependent = node
+                    .dependent
+                    .iter()
+                    .filter(|(name, _)| map.contains_key(name));
+                open.extend(dependent.map(|(_, child)| Task::Mark(*child)));
+            }
+            Value::Array(items) => {
+                self.budget.spend(items.len() as u64)?;
+                for child in [node.contains, node.unevaluated_items]
+                    .into_iter()
+                    .flatten()
+                {
+                    items
+                        .iter()
+                        .try_for_each(|item| self.visit(child, item, Question::Fits))?;
+                }
+            }
+            _ => return Ok(()),
+        }
+        for same in node.same.iter().filter(|same| same.kind != SameKind::Not) {
+            if same.kind != SameKind::Reference {
+                open.push(Task::Apply(same.to, Question::Fits));
+            }
+            open.push(Task::Mark(same.to));
+        }
+        Ok(())
+    }
+
+    /// Counts the search for equal items: the validator hashes the items and compares those with
+    /// equal hashes one by one.
+    fn unique(&self, items: &[Value]) -> Counted {
+        if items.len() <= PAIRWISE_ITEMS {
+            let cost = items.iter().map(comparison).sum::<u64>();
+            return self.budget.spend(cost.saturating_mul(items.len() as u64));
+        }
+        let mut seen: HashMap<u64, u64> = HashMap::new();
+        for item in items {
+            let cost = comparison(item);
+            self.budget.spend(8 + 2 * cost)?;
+            let mut hasher = DefaultHasher::new();
+            hash(item, &mut hasher);
+            let equal = seen.entry(hasher.finish()).or_default();
+            self.budget.spend(equal.saturating_mul(2 * cost))?;
+            *equal += 1;
+        }
+        Ok(())
+    }
+
+    /// Steps to copy a value.
+    fn size(&self, value: &Value) -> Result<u64, TooCostly> {
+        let left = self.budget.left();
+        let mut size = 0;
+        measure(value, left, &mut size);
+        if size > left {
+            self.budget.spend(size).map(|()| size)
+        } else {
+            Ok(size)
+        }
+    }
+}
+
+/// Adds the work that a schema for the same value causes.
+fn same_value(same: Same, question: Question, open: &mut Vec<Task>) {
+    match (same.kind, question) {
+        (_, Question::Fits) | (SameKind::Not, _) => open.push(Task::Apply(same.to, Question::Fits)),
+        (SameKind::Branch, _) => {
+            open.push(Task::Apply(same.to, Question::Fits));
+            open.push(Task::Apply(same.to, Question::Errors { copies: true }));
+        }
+        (SameKind::Reference | SameKind::Part, _) => open.push(Task::Apply(same.to, question)),
+    }
+}
+
+/// Adds the size of a value, and stops beyond the limit.
+fn measure(value: &Value, limit: u64, size: &mut u64) {
+    *size += 4;
+    match value {
+        Value::String(text) => *size += text.len() as u64 / 128,
+        Value::Number(number) => *size += number.as_str().len() as u64 / 128,
+        Value::Array(items) => {
+            for item in items {
+                if *size > limit {
+                    return;
+                }
+                measure(item, limit, size);
+            }
+        }
+        Value::Object(map) => {
+            for (key, value) in map {
+                if *size > limit {
+                    return;
+                }
+                *size += 4 + key.len() as u64 / 128;
+                measure(value, limit, size);
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+/// Hashes two values alike whenever the validator does: numbers by their value in 64 bits, lists by
+/// their scalars, and maps regardless of order.
+fn hash(value: &Value, hasher: &mut DefaultHasher) {
+    match value {
+        Value::Null => 3_u8.hash(hasher),
+        Value::Bool(value) => value.hash(hasher),
+        Value::Number(number) => match number.as_f64() {
+            Some(value) if value != 0.0 => value.to_bits().hash(hasher),
+            Some(_) => 0_u64.hash(hasher),
+            None => {}
+        },
+        Value::String(text) => text.hash(hasher),
+        Value::Array(items) => items.iter().for_each(|item| hash(item, hasher)),
+        Value::Object(map) => {
+            let mut all = 0;
+            for (key, value) in map {
+                let mut entry = DefaultHasher::new();
+                key.hash(&mut entry);
+                hash(value, &mut entry);
+                all ^= entry.finish();
+            }
+            hasher.write_u64(all);
+        }
+    }
+}
