@@ -12,7 +12,7 @@ use support::TestDb;
 use tasker::store::{
     bench::fixtures::{self, Kind},
     event::{self, lookup},
-    hot::STATEMENTS,
+    pipeline::STATEMENTS,
     service,
     template::{self, NewStep, NewTemplate, Registration},
 };

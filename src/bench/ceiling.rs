@@ -17,11 +17,10 @@ use crate::{
     },
     store::{
         StoreError,
-        changes::{
-            Changes, Ended, EndedAttempt, Event, Grant, Kept, NewLive, NewTask, TaskUpdate,
-            WantedInputs,
+        pipeline::{
+            Changes, Ended, EndedAttempt, Event, Grant, Kept, NewLive, NewTask, Pipeline,
+            TaskUpdate, WantedInputs,
         },
-        hot::Hot,
         worker::{self, NewWorker},
     },
 };
@@ -40,7 +39,7 @@ pub struct Ceiling {
 
 /// Runs bare SQL for about `time`.
 pub async fn measure(stage: &Stage, time: Duration) -> Result<Ceiling, StoreError> {
-    let hot = Hot::connect(&stage.db).await?;
+    let hot = Pipeline::connect(&stage.db).await?;
     let worker_id = hold(stage, time).await?;
     // After the registration, which is not part of the measured writes.
     let (started, before) = (Instant::now(), stage.processes().cpu());
@@ -99,7 +98,7 @@ impl<'a> Batch<'a> {
     }
 
     /// One transaction stores the chains; one more per step ends it and starts the next.
-    async fn run(mut self, hot: &Hot) -> Result<(), StoreError> {
+    async fn run(mut self, hot: &Pipeline) -> Result<(), StoreError> {
         let mut started_at = self.commit(hot, Self::submit).await?;
         for step in 0..CHAIN_STEPS {
             started_at = self
@@ -111,7 +110,7 @@ impl<'a> Batch<'a> {
 
     async fn commit(
         &mut self,
-        hot: &Hot,
+        hot: &Pipeline,
         changes: impl FnOnce(&mut Self) -> Changes,
     ) -> Result<SystemTime, StoreError> {
         // Without keys and lanes this is only BEGIN and the time.

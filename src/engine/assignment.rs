@@ -13,10 +13,7 @@ use super::{catalog::Plan, documents::Known, effective::Effective};
 use crate::engine::hash::HashMap;
 use crate::{
     domain::lease::Lease,
-    store::{
-        changes::{Claimed, WantedInputs},
-        hot::TaskInput,
-    },
+    store::pipeline::{Claimed, TaskInput, WantedInputs},
 };
 
 /// One attempt of one step.

@@ -11,10 +11,7 @@ use super::{assignment, catalog::Plan, gates::Passes, hub::Reservation};
 use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::{event::EventType, lease::Lease},
-    store::{
-        changes::{Changes, Claim, Claimed, Event, Grant, WantedInputs},
-        hot::Candidate,
-    },
+    store::pipeline::{Candidate, Changes, Claim, Claimed, Event, Grant, WantedInputs},
 };
 
 /// The plans of the templates that a transaction touches, by id.

@@ -15,8 +15,7 @@ use super::{
 use crate::engine::hash::{HashMap, HashSet};
 use crate::store::{
     StoreError,
-    changes::{Changes, Claimed},
-    hot::{Candidate, DispatchRead, Hot, LaneDemand},
+    pipeline::{Candidate, Changes, Claimed, DispatchRead, LaneDemand, Pipeline},
 };
 
 /// Interval between scans. Notifications are hints; this scan, with jitter, is the guarantee.
@@ -31,7 +30,7 @@ const MAX_CLAIMS: i32 = 500;
 pub struct Dispatcher {
     shared: Shared,
     settle: SettleQueue,
-    hot: Option<Hot>,
+    hot: Option<Pipeline>,
 }
 
 impl Dispatcher {

@@ -16,10 +16,7 @@ use super::sizes::OF_TASK;
 use crate::engine::hash::HashMap;
 use crate::{
     domain::{size::of, task::TaskState},
-    store::{
-        changes::{Changes, WantedInputs},
-        hot::{Applied, TaskInput},
-    },
+    store::pipeline::{Applied, Changes, TaskInput, WantedInputs},
 };
 
 /// Maximum bytes of cached documents.
@@ -234,7 +231,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::step::StepState, store::changes::Ended};
+    use crate::{domain::step::StepState, store::pipeline::Ended};
 
     fn input(id: u128, context: &str) -> TaskInput {
         TaskInput {

@@ -39,8 +39,7 @@ use crate::{
         lease::Lease,
     },
     store::{
-        changes::Throttle,
-        hot::LaneDemand,
+        pipeline::{LaneDemand, Throttle},
         quota::{Rate, Renewal, Renewed},
         service::Report,
     },

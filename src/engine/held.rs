@@ -25,9 +25,8 @@ use crate::{
         step::StepState,
         task::TaskState,
     },
-    store::{
-        changes::{Changes, Grant, NewLive, NewTask, PROBE, TaskUpdate},
-        hot::{LiveRow, SettleRead, TaskRow},
+    store::pipeline::{
+        Changes, Grant, LiveRow, NewLive, NewTask, PROBE, SettleRead, TaskRow, TaskUpdate,
     },
 };
 
@@ -224,7 +223,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::changes::{Ended, Kept};
+    use crate::store::pipeline::{Ended, Kept};
 
     const TASK: Uuid = Uuid::from_u128(1);
     const WORKER: Uuid = Uuid::from_u128(2);

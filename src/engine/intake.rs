@@ -33,9 +33,8 @@ use super::{
 use crate::engine::hash::{HashMap, HashSet};
 use crate::store::{
     StoreError,
-    changes::{Changes, NewLive},
     collision_metrics::Collision,
-    hot::Hot,
+    pipeline::{Changes, NewLive, Pipeline},
     task::Part,
     template::Newest,
 };
@@ -205,7 +204,7 @@ pub struct Intake {
     /// For groups that have to be prepared again.
     own: IntakeQueue,
     stored: Stored,
-    hot: Option<Hot>,
+    hot: Option<Pipeline>,
 }
 
 impl Intake {
@@ -343,7 +342,7 @@ impl Intake {
     #[expect(clippy::too_many_lines, reason = "one transaction in its order")]
     async fn store(
         &self,
-        hot: &Hot,
+        hot: &Pipeline,
         groups: &mut Vec<Group>,
         hand_on: bool,
     ) -> Result<Vec<Group>, StoreError> {

@@ -16,7 +16,7 @@ use tasker_template::Template;
 use super::{claims::Plans, edge::EdgeCounts};
 use crate::{
     domain::{attempt::OutcomeKind, event::EventType, task::TaskState},
-    store::changes::{Changes, EndedAttempt},
+    store::pipeline::{Changes, EndedAttempt},
 };
 
 /// Maximum combinations of labels per metric; further ones are counted together as [`OTHER`].

@@ -28,9 +28,8 @@ use crate::{
     },
     store::{
         StoreError,
-        changes::{Changes, Claimed, WantedInputs},
         collision_metrics::Collision,
-        hot::{Applied, Hot, LaneDemand, SettleRead},
+        pipeline::{Applied, Changes, Claimed, LaneDemand, Pipeline, SettleRead, WantedInputs},
     },
 };
 
@@ -79,7 +78,7 @@ pub struct Settler {
     again: mpsc::UnboundedReceiver<Pending>,
     /// Queues inputs that this loop creates itself.
     own: SettleQueue,
-    hot: Option<Hot>,
+    hot: Option<Pipeline>,
 }
 
 impl Settler {
@@ -279,7 +278,7 @@ impl Settler {
     #[expect(clippy::too_many_lines, reason = "one transaction in its order")]
     async fn settle(
         &self,
-        hot: &Hot,
+        hot: &Pipeline,
         inputs: &mut Vec<Pending>,
         hand_on: bool,
     ) -> Result<Vec<Pending>, StoreError> {
@@ -424,7 +423,7 @@ impl Settler {
     /// commit fails.
     async fn commit(
         &self,
-        hot: &Hot,
+        hot: &Pipeline,
         changes: &mut Changes,
         wanted: &WantedInputs,
         read: &SettleRead,
@@ -448,7 +447,7 @@ impl Settler {
     /// slots.
     async fn read(
         &self,
-        hot: &Hot,
+        hot: &Pipeline,
         inputs: &[Pending],
         demand: &[LaneDemand],
     ) -> Result<(SettleRead, bool), StoreError> {

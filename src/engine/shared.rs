@@ -21,7 +21,10 @@ use super::{
     traces::Traces,
     watch::Watchers,
 };
-use crate::store::{Db, StoreError, changes::Changes, hot::Hot};
+use crate::store::{
+    Db, StoreError,
+    pipeline::{Changes, Pipeline},
+};
 
 /// Handles that every loop holds. Cheap to clone.
 #[derive(Clone)]
@@ -96,11 +99,11 @@ impl Shared {
     /// A connection for a loop. Only a failure to connect twice means that the database is away: a
     /// connection that breaks, even a new one, does not tell whether the next one works. A lock
     /// time-out while statements are prepared does not count either.
-    pub async fn connect(&self) -> Result<Hot, StoreError> {
-        if let Ok(hot) = Hot::connect(&self.db).await {
+    pub async fn connect(&self) -> Result<Pipeline, StoreError> {
+        if let Ok(hot) = Pipeline::connect(&self.db).await {
             return Ok(hot);
         }
-        Hot::connect(&self.db).await.inspect_err(|error| {
+        Pipeline::connect(&self.db).await.inspect_err(|error| {
             if error.is_transient() && error.collision().is_none() {
                 self.health.away(error);
             }

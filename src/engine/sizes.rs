@@ -12,8 +12,7 @@ use crate::{
     domain::size::{MIN_ASSIGNMENT_BYTES, of},
     store::{
         StoreError,
-        changes::{Changes, TaskUpdate},
-        hot::Hot,
+        pipeline::{Changes, Pipeline, TaskUpdate},
     },
 };
 
@@ -80,7 +79,7 @@ fn place(tasks: &[TaskUpdate], task_id: &Uuid) -> Option<usize> {
 /// Adds the bytes that the transaction writes to the tasks, and sets the sizes of new queue rows.
 pub async fn weigh(
     documents: &Documents,
-    hot: &Hot,
+    hot: &Pipeline,
     changes: &mut Changes,
     plans: &Plans,
 ) -> Result<(), StoreError> {
@@ -131,7 +130,7 @@ pub async fn weigh(
 /// Computes the size of each large assignment from its own inputs.
 async fn weigh_each(
     documents: &Documents,
-    hot: &Hot,
+    hot: &Pipeline,
     changes: &mut Changes,
     plans: &Plans,
     heavy: &[usize],
@@ -150,7 +149,7 @@ async fn weigh_each(
             .iter()
             .map(|s| ((s.task_id, s.step), text(s.result.as_deref()))),
     );
-    let parts = |live: &crate::store::changes::NewLive| -> Vec<(Uuid, i16)> {
+    let parts = |live: &crate::store::pipeline::NewLive| -> Vec<(Uuid, i16)> {
         let inputs = plans
             .get(&live.template_id)
             .map_or(&[][..], |plan| plan.inputs_of(live.step));

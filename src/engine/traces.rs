@@ -37,7 +37,7 @@ use crate::{
     },
     store::{
         Db,
-        changes::Changes,
+        pipeline::Changes,
         trace::{self, Traced},
     },
     telemetry::{self, Tracer},

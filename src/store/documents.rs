@@ -4,9 +4,12 @@ use uuid::Uuid;
 
 use super::{
     Db, StoreError,
-    changes::WantedInputs,
-    hot::{TaskInput, task_input},
-    writes::{RESULT_INPUTS, TASK_INPUTS},
+    pipeline::{
+        TaskInput, WantedInputs,
+        statement::inputs::{
+            RESULT_INPUTS, TASK_INPUTS, WantedResults, WantedTasks, result_input, task_input,
+        },
+    },
 };
 
 /// Bound on the sum of the results' sizes; beyond it no result is read.
@@ -60,10 +63,7 @@ pub async fn read(db: &Db, wanted: &WantedInputs) -> Result<Documents, StoreErro
     }
     let statement = client.prepare_cached(RESULT_INPUTS).await?;
     let rows = client.query(&statement, &[&tasks, &steps]).await?;
-    found.results = rows
-        .iter()
-        .map(|row| (row.get(0), row.get(1), row.get(2)))
-        .collect();
+    found.results = rows.iter().map(result_input).collect();
     Ok(found)
 }
 

@@ -9,10 +9,12 @@ use uuid::Uuid;
 use super::{
     StoreError,
     audit::wakes,
-    changes::{Changes, Event, WantedInputs},
-    columns::{Columns, Params},
     deadline::{DeadlineClient, DeadlineTransaction},
-    writes,
+    pipeline::{
+        Event,
+        encode::Params,
+        statement::insert_events::{Events, INSERT_EVENTS},
+    },
 };
 use crate::domain::{
     progress::{Progress, StepSet},
@@ -286,15 +288,9 @@ impl<'a> RepairTransaction<'a> {
             let values: Params<'_> = vec![task_id, &state, &live, &done, &failed, &now];
             expect("repaired tasks", tx.execute(UPDATE_TASK, &values).await?, 1)?;
         }
-        let (events, inputs) = (
-            Changes {
-                events: corrections.events,
-                ..Changes::default()
-            },
-            WantedInputs::default(),
-        );
-        if let Some(values) = Columns::of(&events, &inputs).events.params(&[&now]) {
-            tx.execute(writes::INSERT_EVENTS, &values).await?;
+        let events: Events<'_> = corrections.events.iter().collect();
+        if let Some(values) = events.params(&[&now]) {
+            tx.execute(INSERT_EVENTS, &values).await?;
         }
         if let Some(payload) = &corrections.notify {
             tx.execute("SELECT pg_notify($1, $2)", &[&channel, payload])

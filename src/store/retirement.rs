@@ -17,7 +17,7 @@ const MAX_REMOVED: i64 = 100;
 /// it.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
 /// Every transaction that stores tasks takes a weaker lock on this table before it reads which
-/// versions are retired (`hot::reads::NEWEST_TEMPLATE`). This lock does not conflict with readers
+/// versions are retired (`pipeline::statement::newest_template`). This lock does not conflict with readers
 /// and backups.
 const NO_SUBMITS: &str = "LOCK TABLE retirements IN EXCLUSIVE MODE";
 

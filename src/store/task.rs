@@ -1,5 +1,5 @@
 //! Reads of tasks, their steps and their attempts. The engine's own reads, under lock, are in
-//! `hot`.
+//! `pipeline`.
 
 use std::{
     fmt::Write as _,

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tasker::store::{
     StoreError,
-    changes::{AdmissionCheck, Changes, Grant, NewLive, UsedShare, WantedInputs},
-    hot::Hot,
+    pipeline::{AdmissionCheck, Changes, Grant, NewLive, Pipeline, UsedShare, WantedInputs},
 };
 use uuid::Uuid;
 
@@ -64,7 +63,7 @@ async fn a_claim_by_an_outdated_admission_is_refused_and_recognised() {
         )
         .await
         .unwrap();
-    let hot = Hot::connect(&db.db()).await.unwrap();
+    let hot = Pipeline::connect(&db.db()).await.unwrap();
     let inputs = WantedInputs::default();
     for (case, claim) in [
         ("version", claim(6, None)),

@@ -10,7 +10,7 @@ use tasker::{
     },
     store::{
         bench::fixtures::{self, Kind},
-        hot::STATEMENTS,
+        pipeline::STATEMENTS,
         retirement::{self, MAX_COUNTED, Retired},
         service::Actor,
     },

@@ -17,7 +17,7 @@ use crate::{
     },
     engine::{catalog, hub::CancelReason},
     store::{
-        changes::Event,
+        pipeline::Event,
         repair::{Audited, AuditedStep, Corrections, PutBack, Start},
     },
 };

@@ -6,7 +6,7 @@ use super::{Gates, Limit, copy::Gate};
 use crate::engine::hash::{HashMap, HashSet};
 use crate::{
     domain::lease::Lease,
-    store::changes::{AdmissionCheck, Changes, PROBE, UsedShare},
+    store::pipeline::{AdmissionCheck, Changes, PROBE, UsedShare},
 };
 
 /// The capacity reserved at one service.

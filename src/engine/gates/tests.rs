@@ -6,9 +6,8 @@ use super::*;
 use crate::{
     domain::{policy::Policy, step::StepState},
     store::{
-        changes::{Changes, Ended},
-        hot::LaneDemand,
         pause::PauseRow,
+        pipeline::{Changes, Ended, LaneDemand},
         service::{QuotaShare, ServiceRow},
         template::LaneRow,
     },

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Hub;
-use crate::store::hot::LaneDemand;
+use crate::store::pipeline::LaneDemand;
 
 impl Hub {
     /// Marks lanes active, as steps wait in them without a slot. Requests a scan if a slot is free

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Connection, Hub, InFlight, ToWorker, outbox::Queued};
 use crate::engine::hash::HashMap;
-use crate::{domain::lease::Lease, engine::assignment::Assignment, store::hot::LaneDemand};
+use crate::{domain::lease::Lease, engine::assignment::Assignment, store::pipeline::LaneDemand};
 
 struct ReservedSlots {
     worker_id: Uuid,

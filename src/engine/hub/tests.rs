@@ -10,7 +10,7 @@ use super::*;
 use crate::engine::catalog::plan_for_tests;
 use crate::{
     domain::size::DEFAULT_ASSIGNMENT_BYTES,
-    store::hot::{LaneDemand, TaskInput},
+    store::pipeline::{LaneDemand, TaskInput},
 };
 
 const LANE: i32 = 1;

@@ -18,8 +18,7 @@ use crate::{
         sizes,
     },
     store::{
-        changes::{Changes, DroppedKey, Event, NewLive, NewTask, SetStep},
-        hot::{IntakeRead, KeyRow},
+        pipeline::{Changes, DroppedKey, Event, IntakeRead, KeyRow, NewLive, NewTask, SetStep},
         template::Newest,
     },
 };

@@ -27,9 +27,9 @@ use crate::{
         task::TaskState,
     },
     engine::{claims::Plans, effective::Effective, gates::Call, hub::CancelReason},
-    store::{
-        changes::{Changes, Ended, EndedAttempt, Event, GivenBack, Kept, Late, Retry, TaskUpdate},
-        hot::{EndedRow, LiveRow, SettleRead, TaskRow},
+    store::pipeline::{
+        Changes, Ended, EndedAttempt, EndedRow, Event, GivenBack, Kept, Late, LiveRow, Retry,
+        SettleRead, TaskRow, TaskUpdate,
     },
 };
 

@@ -21,7 +21,7 @@ use crate::{
     },
     engine::{conditions::condition_failed, effective::Effective},
     store::{
-        changes::{Event, NewLive, Planned, SetStep},
+        pipeline::{Event, NewLive, Planned, SetStep},
         stranded::Stranded,
     },
 };

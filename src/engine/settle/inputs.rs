@@ -14,7 +14,7 @@ use crate::{
         order::{Order, OrderError},
     },
     engine::{catalog::Plan, judge::Share},
-    store::{hot::SettleRead, stranded::Stranded},
+    store::{pipeline::SettleRead, stranded::Stranded},
 };
 
 /// An event that ends an attempt or a task.

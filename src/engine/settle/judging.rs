@@ -22,7 +22,7 @@ use crate::{
         documents::Known,
         effective::Effective,
     },
-    store::{changes::WantedInputs, hot::TaskRow},
+    store::pipeline::{TaskRow, WantedInputs},
 };
 
 /// Failure code of a step whose result does not fit its `result_schema`.

@@ -20,10 +20,7 @@ use crate::{
         task::{TaskEvent, TaskState},
     },
     engine::hub::CancelReason,
-    store::{
-        changes::{Event, Mark, NewLive, Past, SetStep, TaskPause},
-        hot::{EndedRow, LiveRow},
-    },
+    store::pipeline::{EndedRow, Event, LiveRow, Mark, NewLive, Past, SetStep, TaskPause},
 };
 
 /// The failure of a task whose deadline passed.

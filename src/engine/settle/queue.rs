@@ -35,9 +35,8 @@ use crate::{
         shared::Shared,
     },
     store::{
-        StoreError,
-        changes::{Changes, WantedInputs},
-        documents,
+        StoreError, documents,
+        pipeline::{Changes, WantedInputs},
     },
 };
 

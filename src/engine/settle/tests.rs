@@ -19,10 +19,7 @@ use crate::{
         task::TaskState,
     },
     engine::catalog::plan_for_tests,
-    store::{
-        changes::Past,
-        hot::{EndedRow, LiveRow, TaskRow},
-    },
+    store::pipeline::{EndedRow, LiveRow, Past, TaskRow},
 };
 
 const TEMPLATE: i32 = 3;

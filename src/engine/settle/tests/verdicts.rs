@@ -4,7 +4,7 @@
 use tasker_template::Budget;
 
 use super::*;
-use crate::{engine::documents::Known, store::hot::TaskInput};
+use crate::{engine::documents::Known, store::pipeline::TaskInput};
 
 /// `d` waits for `b` and `c` and reads their results; `e` follows if `d` is skipped.
 const CONDITIONS: &str = "
