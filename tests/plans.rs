@@ -13,7 +13,7 @@ use tasker::store::{
     bench::fixtures::{self, Kind},
     event::{self, lookup},
     pipeline::STATEMENTS,
-    service,
+    service::circuit::LAPSED,
     template::{self, NewStep, NewTemplate, Registration},
 };
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -166,17 +166,14 @@ async fn due_services_are_found_by_index() {
         .batch_execute("SET enable_bitmapscan = on")
         .await
         .unwrap();
-    let explain = format!(
-        "EXPLAIN (ANALYZE, FORMAT JSON, COSTS OFF) {}",
-        service::LAPSED
-    );
+    let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON, COSTS OFF) {LAPSED}");
     let insert = "INSERT INTO services (namespace, service, until, forced_until)
                   SELECT 'n', 's' || n, CASE WHEN n = 7 THEN now() END, CASE WHEN n = 9 THEN now() WHEN n = 11 THEN 'infinity'::timestamptz END
                     FROM generate_series(1, $1) n";
     client.execute(insert, &[&SERVICES]).await.unwrap();
     for believed in ["SELECT", "ANALYZE services"] {
         client.batch_execute(believed).await.unwrap();
-        let rows = client.query(service::LAPSED, &[]).await.unwrap();
+        let rows = client.query(LAPSED, &[]).await.unwrap();
         let found: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
         assert_eq!(found, [7, 9]);
         let answer = client.simple_query(&explain).await.unwrap();

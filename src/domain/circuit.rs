@@ -6,7 +6,7 @@
 
 use strum::{EnumString, IntoStaticStr};
 
-use super::{attempt::OutcomeKind, policy::Policy};
+use super::{attempt::OutcomeKind, event::EventType, policy::Policy};
 
 /// State of a circuit; also the database's `circuit_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, strum::Display)]
@@ -149,6 +149,97 @@ pub fn judge(state: CircuitState, policy: &Policy, counted: Counted) -> Option<C
     }
 }
 
+/// A circuit as the database has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Circuit {
+    pub state: CircuitState,
+    /// Number of openings without a recovery in between.
+    pub openings: u32,
+    /// Probes of the current half-open period that succeeded.
+    pub probes_passed: u32,
+}
+
+/// A change of a circuit, with its consequences.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    pub state: CircuitState,
+    pub openings: u32,
+    /// Number of probes that a half-open circuit admits.
+    pub probes: u32,
+    /// Seconds until the state ends by itself.
+    pub until: Option<f64>,
+    pub event: EventType,
+}
+
+/// The consequence of counted calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// The circuit changes because of these calls.
+    Changed(Change, Calls),
+    /// So many more probes succeeded.
+    ProbesPassed(u32),
+    Unchanged,
+}
+
+impl Circuit {
+    /// The consequence of `probes` that ended and of the calls in the window.
+    pub fn judge(&self, policy: &Policy, window: Calls, probes: Calls) -> Verdict {
+        let counted = Counted {
+            window,
+            passed: self.probes_passed,
+            probes,
+        };
+        let change = judge(self.state, policy, counted)
+            .and_then(|event| Some((event, self.change(policy, event).ok()?)));
+        match change {
+            Some((CircuitEvent::ProbeFailed, change)) => Verdict::Changed(change, probes),
+            Some((_, change)) => Verdict::Changed(change, window),
+            None if self.state == CircuitState::HalfOpen && probes.calls > 0 => {
+                Verdict::ProbesPassed(probes.calls)
+            }
+            None => Verdict::Unchanged,
+        }
+    }
+
+    /// The change by an event; an error if the state does not allow it.
+    pub fn change(
+        &self,
+        policy: &Policy,
+        event: CircuitEvent,
+    ) -> Result<Change, IllegalCircuitTransition> {
+        let state = self.state.after(event)?;
+        let ramp = (policy.ramp_seconds > 0.0).then_some(policy.ramp_seconds);
+        let (openings, until, kind) = match state {
+            CircuitState::Open => {
+                let openings = self.openings.saturating_add(1);
+                let until = Some(cool_down(policy, openings));
+                (openings, until, EventType::CircuitOpened)
+            }
+            CircuitState::HalfOpen => (
+                self.openings,
+                Some(policy.cool_down_seconds),
+                EventType::CircuitHalfOpened,
+            ),
+            CircuitState::Closed if event == CircuitEvent::Reset => {
+                (0, None, EventType::CircuitReset)
+            }
+            // The number of openings is reset when the ramp ends without another opening.
+            CircuitState::Closed => {
+                let openings = if ramp.is_some() { self.openings } else { 0 };
+                (openings, ramp, EventType::CircuitClosed)
+            }
+        };
+        let is_probing = state == CircuitState::HalfOpen;
+        Ok(Change {
+            state,
+            openings,
+            probes: if is_probing { policy.probes } else { 0 },
+            until,
+            event: kind,
+        })
+    }
+}
+
 /// Length of an open period in seconds. It doubles with each opening since the last recovery, up to
 /// `max_cool_down_seconds`: `cool_down_seconds * 2^(openings - 1)`.
 pub fn cool_down(policy: &Policy, openings: u32) -> f64 {
@@ -169,272 +260,5 @@ pub fn ramp(policy: &Policy, seconds: f64) -> u32 {
     limit
 }
 
-/// One server's quota share of a limit: a row of `quota_shares`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// The number of steps that the server may run now.
-    pub count: u32,
-    /// The number of steps that the server could run; 0 after the server ended.
-    pub wanted: u32,
-    /// Attempts that run on this quota share.
-    pub used: u32,
-}
-
-/// The new quota shares of all holders after the holder at `me` asked. Each other holder gives up
-/// the part beyond its fair share, and `me` receives the free part of its own fair share.
-///
-/// A running attempt is free only after its end, whichever quota share it runs on; `unaccounted`
-/// attempts run on none.
-pub fn distribute(limit: u32, me: usize, holders: &[Holder], unaccounted: u32) -> Vec<u32> {
-    let wanted: Vec<u32> = holders.iter().map(|h| h.wanted).collect();
-    let shares = share(limit, &wanted);
-    let mut counts: Vec<u32> = holders
-        .iter()
-        .zip(&shares)
-        .map(|(h, share)| h.count.min(*share))
-        .collect();
-    // Another holder takes up its reduced share or its running attempts, whichever is more; `me`
-    // takes up only the attempts beyond its own share, since `counts[me]` covers the rest.
-    let taken = |(i, h): (usize, &Holder)| {
-        if i == me {
-            h.used.saturating_sub(shares[me])
-        } else {
-            counts[i].max(h.used)
-        }
-    };
-    let taken: u32 = holders.iter().enumerate().map(taken).sum();
-    counts[me] = shares[me].min(limit.saturating_sub(taken + unaccounted));
-    counts
-}
-
-/// Divides a limit fairly: each claimant gets as much as it wants if the limit suffices for all,
-/// and otherwise an equal share of the rest that smaller claimants leave.
-pub fn share(limit: u32, wanted: &[u32]) -> Vec<u32> {
-    let mut order: Vec<usize> = (0..wanted.len()).collect();
-    order.sort_unstable_by_key(|i| (wanted[*i], std::cmp::Reverse(*i)));
-    let mut shares = vec![0; wanted.len()];
-    let (mut left, mut claimants) = (limit, u32::try_from(wanted.len()).unwrap_or(u32::MAX));
-    for i in order {
-        // The claimants are sorted by demand, so a claimant with a small demand leaves its rest to
-        // the larger ones, and the remainder of each division stays in `left` for the last
-        // claimants.
-        let equal = left.checked_div(claimants).unwrap_or(0);
-        shares[i] = wanted[i].min(equal);
-        left -= shares[i];
-        claimants -= 1;
-    }
-    for (share, wanted) in shares.iter_mut().zip(wanted) {
-        let more = left.min(wanted - *share);
-        *share += more;
-        left -= more;
-    }
-    shares
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transition_of_every_state_and_event_is_as_specified() {
-        use {CircuitEvent as E, CircuitState as S};
-        let events = [E::Trip, E::Probe, E::ProbeFailed, E::Recover, E::Reset];
-        let expected = [
-            [Some(S::Open), None, None, None, Some(S::Closed)],
-            [None, Some(S::HalfOpen), None, None, Some(S::Closed)],
-            [
-                None,
-                Some(S::HalfOpen),
-                Some(S::Open),
-                Some(S::Closed),
-                Some(S::Closed),
-            ],
-        ];
-        for (state, row) in S::ALL.into_iter().zip(expected) {
-            for (event, want) in events.into_iter().zip(row) {
-                assert_eq!(state.after(event).ok(), want, "{state} after {event:?}");
-            }
-            assert_eq!(S::from_name(state.as_str()), Some(state));
-        }
-    }
-
-    #[test]
-    fn permanent_error_counts_as_a_healthy_call() {
-        let policy = Policy {
-            slow_call_seconds: 2.0,
-            ..Policy::default()
-        };
-        use OutcomeKind as K;
-        assert_eq!(health(K::Succeeded, 2.0, &policy), Some(Health::Healthy));
-        assert_eq!(
-            health(K::Succeeded, 2.1, &policy),
-            Some(Health::Unhealthy),
-            "slow"
-        );
-        assert_eq!(
-            health(K::Succeeded, 2.1, &Policy::default()),
-            Some(Health::Healthy),
-            "nobody asked for it"
-        );
-        assert_eq!(
-            health(K::PermanentError, 1.0, &policy),
-            Some(Health::Healthy)
-        );
-        for unhealthy in [K::RetryableError, K::TimedOut, K::WorkerLost] {
-            assert_eq!(health(unhealthy, 0.0, &policy), Some(Health::Unhealthy));
-        }
-        assert_eq!(health(K::Released, 0.0, &policy), None);
-        assert_eq!(health(K::Drained, 0.0, &policy), None);
-        assert_eq!(health(K::Cancelled, 0.0, &policy), None);
-    }
-
-    #[test]
-    fn circuit_opens_at_the_rate_after_the_minimum_of_calls() {
-        let policy = Policy {
-            min_calls: 10,
-            failure_rate: 0.5,
-            ..Policy::default()
-        };
-        let judged = |calls, failures| {
-            judge(
-                CircuitState::Closed,
-                &policy,
-                Counted {
-                    window: Calls { calls, failures },
-                    ..Counted::default()
-                },
-            )
-        };
-        assert_eq!(judged(10, 5), Some(CircuitEvent::Trip));
-        assert_eq!(judged(10, 4), None);
-        assert_eq!(judged(9, 9), None);
-        let off = Policy {
-            enabled: false,
-            ..policy.clone()
-        };
-        let window = Calls {
-            calls: 99,
-            failures: 99,
-        };
-        assert_eq!(
-            judge(
-                CircuitState::Closed,
-                &off,
-                Counted {
-                    window,
-                    ..Counted::default()
-                }
-            ),
-            None
-        );
-        assert_eq!(
-            judge(
-                CircuitState::Open,
-                &policy,
-                Counted {
-                    window,
-                    ..Counted::default()
-                }
-            ),
-            None
-        );
-    }
-
-    #[test]
-    fn probes_close_or_reopen_the_circuit() {
-        let policy = Policy {
-            probes: 3,
-            ..Policy::default()
-        };
-        let judged = |passed, calls, failures| {
-            let counted = Counted {
-                passed,
-                probes: Calls { calls, failures },
-                ..Counted::default()
-            };
-            judge(CircuitState::HalfOpen, &policy, counted)
-        };
-        assert_eq!(judged(1, 2, 0), Some(CircuitEvent::Recover));
-        assert_eq!(judged(1, 1, 0), None);
-        assert_eq!(judged(2, 2, 1), Some(CircuitEvent::ProbeFailed));
-    }
-
-    #[test]
-    #[expect(clippy::float_cmp, reason = "powers of two are exact")]
-    fn cool_down_doubles_up_to_its_bound() {
-        let policy = Policy {
-            cool_down_seconds: 10.0,
-            max_cool_down_seconds: 60.0,
-            ..Policy::default()
-        };
-        assert_eq!(
-            [1, 2, 3, 4, 99].map(|n| cool_down(&policy, n)),
-            [10.0, 20.0, 40.0, 60.0, 60.0]
-        );
-        assert_eq!(cool_down(&policy, u32::MAX), 60.0);
-    }
-
-    #[test]
-    fn ramp_doubles_the_admitted_steps() {
-        let policy = Policy {
-            probes: 3,
-            ..Policy::default()
-        };
-        assert_eq!(
-            [0.0, 0.9, 1.0, 3.5].map(|s| ramp(&policy, s)),
-            [3, 3, 6, 24]
-        );
-        assert_eq!(ramp(&policy, 1e9), u32::try_from(i32::MAX).unwrap());
-    }
-
-    #[test]
-    fn distribution_excludes_running_steps() {
-        let holder = |count, wanted, used| Holder {
-            count,
-            wanted,
-            used,
-        };
-        // A single holder gets all that it wants, less the unaccounted attempts.
-        assert_eq!(distribute(10, 0, &[holder(0, 50, 0)], 0), [10]);
-        assert_eq!(distribute(10, 0, &[holder(0, 50, 0)], 4), [6]);
-        // A second holder asks: the first gives up half, and the second gets the part of that half
-        // on which no attempt runs.
-        assert_eq!(
-            distribute(10, 1, &[holder(10, 50, 10), holder(0, 50, 0)], 0),
-            [5, 0]
-        );
-        assert_eq!(
-            distribute(10, 1, &[holder(5, 50, 7), holder(0, 50, 0)], 0),
-            [5, 3]
-        );
-        // A holder whose server ended keeps only the share of its running attempts.
-        assert_eq!(
-            distribute(10, 1, &[holder(10, 0, 2), holder(0, 50, 0)], 0),
-            [0, 8]
-        );
-        // The limit was lowered.
-        assert_eq!(distribute(3, 0, &[holder(10, 50, 10)], 0), [0]);
-        assert_eq!(distribute(3, 0, &[holder(3, 50, 3)], 0), [3]);
-    }
-
-    #[test]
-    fn distribution_of_a_limit_never_exceeds_it() {
-        assert_eq!(share(10, &[3, 100]), [3, 7]);
-        assert_eq!(share(10, &[100, 100, 100]), [4, 3, 3]);
-        assert_eq!(share(1, &[5, 5]), [1, 0]);
-        assert_eq!(share(10, &[1, 2]), [1, 2]);
-        assert_eq!(share(0, &[1]), [0]);
-        assert!(share(7, &[]).is_empty());
-        for limit in 0..40 {
-            for wanted in [[0, 1, 30], [5, 5, 5], [40, 0, 2]] {
-                let shares = share(limit, &wanted);
-                let total: u32 = shares.iter().sum();
-                assert_eq!(
-                    total,
-                    limit.min(wanted.iter().sum()),
-                    "{limit} {wanted:?}: {shares:?}"
-                );
-            }
-        }
-    }
-}
+mod tests;

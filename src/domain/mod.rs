@@ -10,6 +10,7 @@ pub mod lease;
 pub mod order;
 pub mod policy;
 pub mod progress;
+pub mod quota;
 pub mod repair;
 pub mod size;
 pub mod step;

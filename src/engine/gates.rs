@@ -37,11 +37,11 @@ use crate::{
         attempt::OutcomeKind,
         circuit::{self, CircuitState, Health},
         lease::Lease,
+        quota::{Rate, Renewal, Renewed},
     },
     store::{
         pipeline::{LaneDemand, Throttle},
-        quota::{Rate, Renewal, Renewed},
-        service::Report,
+        service::circuit::Report,
     },
 };
 

@@ -6,8 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{leases::pause, peers::jitter};
 use crate::store::{
-    Db, StoreError, quota,
+    Db, StoreError,
     retention::{self, Pruned},
+    service::quota,
 };
 
 /// Initial delay, so that pruning does not compete with recovery after a restart.

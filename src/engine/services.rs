@@ -10,11 +10,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    catalog::Catalog, gates::Gates, hub::Hub, peers::Peers, pulse::Pulses, shared::Shared,
+    catalog::Catalog, circuits, gates::Gates, hub::Hub, peers::Peers, pulse::Pulses, quotas,
+    shared::Shared,
 };
 use crate::{
     domain::lease::Lease,
-    store::{Db, StoreError, quota, service, worker},
+    store::{Db, StoreError, service, worker},
 };
 
 /// The name of the loop in `Pulses`.
@@ -82,7 +83,7 @@ impl Services {
             tokio::time::sleep(SPACING).await;
         }
         let _ = self.run_once(true).await;
-        let _ = quota::leave(&self.db, self.peers.server_id).await;
+        let _ = service::quota::leave(&self.db, self.peers.server_id).await;
     }
 
     fn wait(&self) -> Duration {
@@ -110,7 +111,7 @@ impl Services {
             stale |= self.report().await?;
         }
         if self.gates.take_lapsed() {
-            service::advance(&self.db, &self.peers.service_news()).await?;
+            circuits::advance(&self.db, &self.peers.service_news()).await?;
             stale = true;
         }
         if stale {
@@ -133,7 +134,7 @@ impl Services {
         if reports.is_empty() {
             return Ok(false);
         }
-        let stored = service::report(&self.db, &reports, &self.peers.service_news()).await;
+        let stored = circuits::report(&self.db, &reports, &self.peers.service_news()).await;
         stored.inspect_err(|_| self.gates.put_back(&reports))
     }
 
@@ -145,7 +146,7 @@ impl Services {
 
     async fn renew(&self) -> Result<(), StoreError> {
         for ask in self.gates.renewals(|lanes| self.hub.slots_for(lanes)) {
-            match quota::renew(&self.db, self.peers.server_id, &ask).await? {
+            match quotas::renew(&self.db, self.peers.server_id, &ask).await? {
                 Some(got) => self.hub.steps_wait(self.gates.renewed(&ask, got)),
                 None => self.refresh().await?,
             }

@@ -8,7 +8,11 @@ use std::time::SystemTime;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Db, StoreError, deadline::DeadlineTransaction, service};
+use super::{
+    Db, StoreError,
+    deadline::DeadlineTransaction,
+    service::policy::{self, Policies},
+};
 use crate::domain::analytics::{Ledger, MAX_SECONDS, Measure, Service, Times};
 
 /// The statement sorts and joins each input once, so unlike everywhere else hash joins are right
@@ -54,7 +58,7 @@ struct Limits {
 
 /// Answers a query; `None` if it exceeds [`MAX_SECONDS`].
 pub async fn ask(db: &Db, question: &Question<'_>) -> Result<Option<Found>, StoreError> {
-    let policies = service::policies(db).await?;
+    let policies = policy::read(db).await?;
     let mut session = db.long_read().await?;
     let tx = session.transaction().await?;
     tx.batch_execute(&format!(
@@ -84,7 +88,7 @@ const USED_SERVICES: &str = "
 async fn answer(
     tx: &DeadlineTransaction<'_>,
     question: &Question<'_>,
-    policies: &service::Policies,
+    policies: &Policies,
 ) -> Result<Found, StoreError> {
     let window = tx
         .query_one(
@@ -147,7 +151,7 @@ async fn answer(
     })
 }
 
-fn limits(used: &[Row], policies: &service::Policies) -> Limits {
+fn limits(used: &[Row], policies: &Policies) -> Limits {
     let mut limits = Limits::default();
     for row in used {
         let policy = policies.of_service(row.get(1), row.get(2));

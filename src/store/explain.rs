@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Db, StoreError,
-    service::{layered, state},
+    service::{policy::layered, state},
 };
 use crate::domain::{
     attempt::OutcomeKind,

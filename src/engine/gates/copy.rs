@@ -9,8 +9,9 @@ use crate::{
         circuit::{self, CircuitState},
         lease::Lease,
         policy::Policy,
+        quota::QuotaShare,
     },
-    store::service::{QuotaShare, ServiceRow},
+    store::service::ServiceRow,
 };
 
 /// Whether the service is closed, and until when.

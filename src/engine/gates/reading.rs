@@ -11,10 +11,11 @@ use crate::{
     domain::policy::Settings,
     engine::catalog::Catalog,
     store::{
-        Db, StoreError,
-        gate::{self, Reading},
-        pause,
-        service::Scope,
+        Db, StoreError, pause,
+        service::{
+            Scope,
+            changed::{self, Reading},
+        },
     },
 };
 
@@ -24,7 +25,7 @@ const READ_ALL: Duration = Duration::from_secs(600);
 /// The state of the last reading.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// The oldest transaction that was running then; [`gate::ALL`] before the first reading.
+    /// The oldest transaction that was running then; [`changed::ALL`] before the first reading.
     horizon: u64,
     /// The time of the last full reading.
     all: Option<Instant>,
@@ -56,20 +57,20 @@ impl Gates {
     async fn read(&self, db: &Db, seen: &mut Seen) -> Result<(Reading, bool), StoreError> {
         let due = seen.all.is_none_or(|at| at.elapsed() >= READ_ALL);
         if self.anew.swap(false, Ordering::Relaxed) || due {
-            seen.horizon = gate::ALL;
+            seen.horizon = changed::ALL;
         }
-        if seen.horizon != gate::ALL {
+        if seen.horizon != changed::ALL {
             // Quota shares change without their service's row.
             let also = self.lock().with_shares();
-            let reading = gate::changed_since(db, self.server_id, seen.horizon, &also).await?;
+            let reading = changed::changed_since(db, self.server_id, seen.horizon, &also).await?;
             // A horizon that went back means another database. Changed settings of a namespace or
             // the cell affect services whose rows have not changed.
             if reading.horizon >= seen.horizon && reading.policies.wide() == seen.wide {
                 return Ok((reading, false));
             }
-            seen.horizon = gate::ALL;
+            seen.horizon = changed::ALL;
         }
-        let reading = gate::changed_since(db, self.server_id, gate::ALL, &[]).await?;
+        let reading = changed::changed_since(db, self.server_id, changed::ALL, &[]).await?;
         seen.all = Some(Instant::now());
         seen.wide = reading.policies.wide();
         Ok((reading, true))

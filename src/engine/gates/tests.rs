@@ -4,11 +4,11 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    domain::{policy::Policy, step::StepState},
+    domain::{policy::Policy, quota::QuotaShare, step::StepState},
     store::{
         pause::PauseRow,
         pipeline::{Changes, Ended, LaneDemand},
-        service::{QuotaShare, ServiceRow},
+        service::ServiceRow,
         template::LaneRow,
     },
 };

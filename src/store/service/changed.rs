@@ -4,8 +4,13 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{
-    Db, StoreError,
-    service::{POLICIES, Policies, QuotaShare, ServiceRow, state},
+    ServiceRow,
+    policy::{POLICIES, Policies},
+    state,
+};
+use crate::{
+    domain::quota::QuotaShare,
+    store::{Db, StoreError},
 };
 
 /// The result of a read.

@@ -4,11 +4,11 @@ use std::time::SystemTime;
 
 use tokio_postgres::Row;
 
-use super::{
-    Db, StoreError,
-    service::{Scope, state},
+use super::{Scope, state};
+use crate::{
+    domain::circuit::CircuitState,
+    store::{Db, StoreError},
 };
-use crate::domain::circuit::CircuitState;
 
 /// Bound on the counted waiting steps.
 pub const MAX_COUNTED: i64 = 10_000;
