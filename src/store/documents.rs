@@ -6,9 +6,7 @@ use super::{
     Db, StoreError,
     pipeline::{
         TaskInput, WantedInputs,
-        statement::inputs::{
-            RESULT_INPUTS, TASK_INPUTS, WantedResults, WantedTasks, result_input, task_input,
-        },
+        statement::inputs::{RESULT_INPUTS, TASK_INPUTS, result_input, task_input},
     },
 };
 
