@@ -26,9 +26,6 @@ const LONG: &[&str] = &[
     "src/engine/settle/decision.rs",
     "src/grpc/convert.rs",
     "src/grpc/task.rs",
-    "src/store/hot.rs",
-    "src/store/service.rs",
-    "src/store/task.rs",
 ];
 
 struct Function<'a> {
