@@ -161,7 +161,7 @@ pub struct Circuit {
 
 /// A change of a circuit, with its consequences.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Change {
+pub struct CircuitTransition {
     pub state: CircuitState,
     pub openings: u32,
     /// Number of probes that a half-open circuit admits.
@@ -173,9 +173,9 @@ pub struct Change {
 
 /// The consequence of counted calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+pub enum CircuitVerdict {
     /// The circuit changes because of these calls.
-    Changed(Change, Calls),
+    Changed(CircuitTransition, Calls),
     /// So many more probes succeeded.
     ProbesPassed(u32),
     Unchanged,
@@ -183,7 +183,7 @@ pub enum Verdict {
 
 impl Circuit {
     /// The consequence of `probes` that ended and of the calls in the window.
-    pub fn judge(&self, policy: &Policy, window: Calls, probes: Calls) -> Verdict {
+    pub fn judge(&self, policy: &Policy, window: Calls, probes: Calls) -> CircuitVerdict {
         let counted = Counted {
             window,
             passed: self.probes_passed,
@@ -192,12 +192,12 @@ impl Circuit {
         let change = judge(self.state, policy, counted)
             .and_then(|event| Some((event, self.change(policy, event).ok()?)));
         match change {
-            Some((CircuitEvent::ProbeFailed, change)) => Verdict::Changed(change, probes),
-            Some((_, change)) => Verdict::Changed(change, window),
+            Some((CircuitEvent::ProbeFailed, change)) => CircuitVerdict::Changed(change, probes),
+            Some((_, change)) => CircuitVerdict::Changed(change, window),
             None if self.state == CircuitState::HalfOpen && probes.calls > 0 => {
-                Verdict::ProbesPassed(probes.calls)
+                CircuitVerdict::ProbesPassed(probes.calls)
             }
-            None => Verdict::Unchanged,
+            None => CircuitVerdict::Unchanged,
         }
     }
 
@@ -206,7 +206,7 @@ impl Circuit {
         &self,
         policy: &Policy,
         event: CircuitEvent,
-    ) -> Result<Change, IllegalCircuitTransition> {
+    ) -> Result<CircuitTransition, IllegalCircuitTransition> {
         let state = self.state.after(event)?;
         let ramp = (policy.ramp_seconds > 0.0).then_some(policy.ramp_seconds);
         let (openings, until, kind) = match state {
@@ -230,7 +230,7 @@ impl Circuit {
             }
         };
         let is_probing = state == CircuitState::HalfOpen;
-        Ok(Change {
+        Ok(CircuitTransition {
             state,
             openings,
             probes: if is_probing { policy.probes } else { 0 },

@@ -2,19 +2,19 @@
 //! writes.
 
 use crate::{
-    domain::circuit::{CircuitEvent, CircuitState, Verdict},
+    domain::circuit::{CircuitEvent, CircuitState, CircuitVerdict},
     store::{
         Db, StoreError,
         service::{
             Actor, Scope,
-            circuit::{CircuitTransaction, LockedService, Report},
+            circuit::{CallReport, CircuitTransaction, LockedService},
         },
     },
 };
 
 /// Adds the reported calls to the windows, and changes the circuits whose thresholds they cross. If
 /// any circuit changed, it sends `wake` to the other servers and returns true.
-pub async fn report(db: &Db, reports: &[Report], wake: &str) -> Result<bool, StoreError> {
+pub async fn report(db: &Db, reports: &[CallReport], wake: &str) -> Result<bool, StoreError> {
     let mut client = db.read().await?;
     let tx = CircuitTransaction::begin(db, &mut client).await?;
     let ids: Vec<i32> = reports.iter().map(|report| report.service_id).collect();
@@ -27,12 +27,14 @@ pub async fn report(db: &Db, reports: &[Report], wake: &str) -> Result<bool, Sto
             .circuit
             .judge(&service.policy, window, report.probes)
         {
-            Verdict::Changed(change, calls) => {
+            CircuitVerdict::Changed(change, calls) => {
                 tx.change(&service, &change, Some(calls), None).await?;
                 changed = true;
             }
-            Verdict::ProbesPassed(probes) => tx.count_probes(service.service_id, probes).await?,
-            Verdict::Unchanged => {}
+            CircuitVerdict::ProbesPassed(probes) => {
+                tx.count_probes(service.service_id, probes).await?
+            }
+            CircuitVerdict::Unchanged => {}
         }
     }
     tx.commit(changed.then_some(wake)).await?;

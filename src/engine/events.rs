@@ -194,7 +194,7 @@ impl Events {
     /// Reads at most a page of events after the cursor, by `seq`.
     async fn read(&self, cursor: &Cursor) -> Result<(Page, Vec<Arc<NamedEvent>>), StoreError> {
         let (mut page, mut events) = event::read(&self.0.db, cursor, PAGE).await?;
-        let fit = fitting(events.iter().map(event::Event::bytes));
+        let fit = fitting(events.iter().map(event::LoggedEvent::bytes));
         if fit < events.len() {
             events.truncate(fit);
             page.is_complete = false;

@@ -41,7 +41,7 @@ use crate::{
     },
     store::{
         pipeline::{LaneDemand, Throttle},
-        service::circuit::Report,
+        service::circuit::CallReport,
     },
 };
 
@@ -221,11 +221,11 @@ impl Gates {
     }
 
     /// Takes the counts since the last report.
-    pub fn take_reports(&self) -> Vec<Report> {
+    pub fn take_reports(&self) -> Vec<CallReport> {
         let mut reports = Vec::new();
         self.lock().each_active(|service_id, gate| {
             if gate.calls.calls > 0 {
-                reports.push(Report {
+                reports.push(CallReport {
                     service_id,
                     calls: std::mem::take(&mut gate.calls),
                     probes: std::mem::take(&mut gate.probes),
@@ -237,7 +237,7 @@ impl Gates {
     }
 
     /// Puts counts back that could not be stored, for the next report.
-    pub fn put_back(&self, reports: &[Report]) {
+    pub fn put_back(&self, reports: &[CallReport]) {
         let mut known = self.lock();
         for report in reports {
             known.change(report.service_id, |gate| {

@@ -85,7 +85,7 @@ impl Audited {
 
 /// An attempt that started.
 #[derive(Clone, Copy, Debug)]
-pub struct Start {
+pub struct StartedAttempt {
     pub task_id: Uuid,
     pub step: i16,
     pub attempt: i32,
@@ -234,7 +234,7 @@ impl<'a> RepairTransaction<'a> {
 
     /// Recent starts of attempts of these tasks: their queue rows may be gone, or no longer record
     /// the attempt.
-    pub async fn recent_starts(&self, tasks: &[Uuid]) -> Result<Vec<Start>, StoreError> {
+    pub async fn recent_starts(&self, tasks: &[Uuid]) -> Result<Vec<StartedAttempt>, StoreError> {
         let rows = self.tx.query(STARTS, &[&tasks, &RECENT_EVENTS]).await?;
         Ok(rows.iter().map(start).collect())
     }
@@ -353,8 +353,8 @@ fn past_attempt(row: &Row) -> PastAttempt {
     }
 }
 
-fn start(row: &Row) -> Start {
-    Start {
+fn start(row: &Row) -> StartedAttempt {
+    StartedAttempt {
         task_id: row.get(0),
         step: row.get(1),
         attempt: row.get(2),

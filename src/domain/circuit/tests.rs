@@ -213,7 +213,7 @@ fn change_has_the_consequences_of_its_event() {
         ),
     ];
     for (before, event, policy, (state, openings, probes, until, kind)) in table {
-        let expected = Change {
+        let expected = CircuitTransition {
             state,
             openings,
             probes,
@@ -239,8 +239,8 @@ fn verdict_names_the_calls_that_changed_the_circuit() {
     };
     let passed = |calls| Calls { calls, failures: 0 };
     let calls_of = |circuit: Circuit, window, probes| match circuit.judge(&policy, window, probes) {
-        Verdict::Changed(_, calls) => Some(calls),
-        Verdict::ProbesPassed(_) | Verdict::Unchanged => None,
+        CircuitVerdict::Changed(_, calls) => Some(calls),
+        CircuitVerdict::ProbesPassed(_) | CircuitVerdict::Unchanged => None,
     };
     let closed = circuit(CircuitState::Closed, 0, 0);
     assert_eq!(calls_of(closed, failed, Calls::default()), Some(failed));
@@ -253,10 +253,10 @@ fn verdict_names_the_calls_that_changed_the_circuit() {
     assert_eq!(calls_of(half_open, failed, passed(2)), Some(failed));
     assert_eq!(
         half_open.judge(&policy, failed, passed(1)),
-        Verdict::ProbesPassed(1)
+        CircuitVerdict::ProbesPassed(1)
     );
     assert_eq!(
         closed.judge(&policy, passed(1), Calls::default()),
-        Verdict::Unchanged
+        CircuitVerdict::Unchanged
     );
 }

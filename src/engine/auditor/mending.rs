@@ -18,7 +18,7 @@ use crate::{
     engine::{catalog, hub::CancelReason},
     store::{
         pipeline::Event,
-        repair::{Audited, AuditedStep, Corrections, PutBack, Start},
+        repair::{Audited, AuditedStep, Corrections, PutBack, StartedAttempt},
     },
 };
 
@@ -114,7 +114,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Repairs all of them. `starts` are attempts of the [`unsure`](Self::unsure) tasks.
-    pub fn mend(self, starts: &[Start]) -> Mended {
+    pub fn mend(self, starts: &[StartedAttempt]) -> Mended {
         let mut mended = Mended::default();
         for broken in &self.broken {
             mended.take(broken, starts);
@@ -124,7 +124,7 @@ impl<'a> Plan<'a> {
 }
 
 impl Mended {
-    fn take(&mut self, broken: &Broken<'_>, starts: &[Start]) {
+    fn take(&mut self, broken: &Broken<'_>, starts: &[StartedAttempt]) {
         let task_id = broken.task.task_id;
         let of_step = |step| {
             starts
@@ -345,7 +345,7 @@ impl Broken<'_> {
         }
     }
 
-    fn of_start(&self, start: &Start) -> Event {
+    fn of_start(&self, start: &StartedAttempt) -> Event {
         Event {
             step: Some(start.step),
             attempt: Some(start.attempt),

@@ -16,7 +16,7 @@ use crate::{
     store::{
         Db, StoreError,
         event::{
-            Event,
+            LoggedEvent,
             lookup::{self, ServiceName, StepNames, TaskFacts, TemplateNames},
         },
     },
@@ -33,7 +33,7 @@ const MAX_NAMES: usize = 10_000;
 /// An event with its names. A name that does not apply or no longer exists is `None`.
 #[derive(Clone, Debug)]
 pub struct NamedEvent {
-    pub event: Event,
+    pub event: LoggedEvent,
     template: Option<Arc<TemplateNames>>,
     service: Option<Arc<ServiceName>>,
     worker: Option<Arc<String>>,
@@ -143,7 +143,7 @@ impl Names {
     pub async fn of(
         &self,
         db: &Db,
-        events: Vec<Event>,
+        events: Vec<LoggedEvent>,
     ) -> Result<Vec<Arc<NamedEvent>>, StoreError> {
         let each = || events.iter();
         let templates = each().map(|e| e.template_id);

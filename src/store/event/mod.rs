@@ -29,7 +29,7 @@ const AT_ONCE: usize = 500;
 
 /// A row of the log. `lookup` resolves its numbers.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub struct LoggedEvent {
     pub xid: u64,
     pub seq: i64,
     pub at: SystemTime,
@@ -54,7 +54,7 @@ pub struct Event {
     pub actor: Option<String>,
 }
 
-impl Event {
+impl LoggedEvent {
     /// Approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let texts = [
@@ -187,7 +187,7 @@ pub async fn read(
     db: &Db,
     cursor: &Cursor,
     limit: usize,
-) -> Result<(Page, Vec<Event>), StoreError> {
+) -> Result<(Page, Vec<LoggedEvent>), StoreError> {
     let client = db.read().await?;
     let (end, running) = (cursor.seen.end().to_string(), cursor.seen.running());
     let running: Vec<String> = running.iter().map(u64::to_string).collect();
@@ -275,8 +275,8 @@ fn xid(row: &Row, i: usize) -> Result<u64, StoreError> {
         .map_err(|_| StoreError::Corrupt(format!("`{text}` is no transaction number")))
 }
 
-fn event(row: &Row, xid: u64) -> Event {
-    Event {
+fn event(row: &Row, xid: u64) -> LoggedEvent {
+    LoggedEvent {
         xid,
         seq: row.get(7),
         at: row.get(8),

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{
-        circuit::{Calls, Change, Circuit, CircuitState},
+        circuit::{Calls, Circuit, CircuitState, CircuitTransition},
         event::EventType,
         policy::Policy,
     },
@@ -26,7 +26,7 @@ pub const SLICES: f64 = 10.0;
 
 /// The outcomes of one service's attempts since the last report.
 #[derive(Clone, Copy, Debug)]
-pub struct Report {
+pub struct CallReport {
     pub service_id: i32,
     pub calls: Calls,
     /// Those of them that started while the circuit was half-open.
@@ -213,7 +213,7 @@ impl<'a> CircuitTransaction<'a> {
     pub async fn change(
         &self,
         service: &LockedService,
-        change: &Change,
+        change: &CircuitTransition,
         calls: Option<Calls>,
         actor: Option<&Actor>,
     ) -> Result<(), StoreError> {
