@@ -100,7 +100,7 @@ async fn plans_are_equal_for_any_statistics() {
         command.split(';').map(|c| c.trim().to_owned()).collect()
     };
 
-    let fresh = plans(&db.connect_hot().await.unwrap()).await;
+    let fresh = plans(&db.connect_dedicated().await.unwrap()).await;
     reads_by_index(&fresh);
 
     for command in each(believed_empty) {
@@ -108,12 +108,12 @@ async fn plans_are_equal_for_any_statistics() {
     }
     same(
         &fresh,
-        &plans(&db.connect_hot().await.unwrap()).await,
+        &plans(&db.connect_dedicated().await.unwrap()).await,
         "after ANALYZE of empty tables",
     );
     // This connection prepares its plans while the tables are empty; they are compared once the
     // tables are full.
-    let early = db.connect_hot().await.unwrap();
+    let early = db.connect_dedicated().await.unwrap();
     let _ = plans(&early).await;
 
     let template_id = five_steps(&db).await;
@@ -125,7 +125,7 @@ async fn plans_are_equal_for_any_statistics() {
         .unwrap();
     same(
         &fresh,
-        &plans(&db.connect_hot().await.unwrap()).await,
+        &plans(&db.connect_dedicated().await.unwrap()).await,
         "with tasks that no ANALYZE has seen",
     );
     same(
@@ -139,7 +139,7 @@ async fn plans_are_equal_for_any_statistics() {
     }
     same(
         &fresh,
-        &plans(&db.connect_hot().await.unwrap()).await,
+        &plans(&db.connect_dedicated().await.unwrap()).await,
         "after ANALYZE of full tables",
     );
 
@@ -147,7 +147,7 @@ async fn plans_are_equal_for_any_statistics() {
     sql("VACUUM ANALYZE queue").await;
     same(
         &fresh,
-        &plans(&db.connect_hot().await.unwrap()).await,
+        &plans(&db.connect_dedicated().await.unwrap()).await,
         "with a queue that has just run empty",
     );
 }
@@ -160,7 +160,7 @@ const SERVICES: i32 = 60_000;
 #[tokio::test]
 async fn due_services_are_found_by_index() {
     let test = TestDb::new().await;
-    let client = test.db().connect_hot().await.unwrap();
+    let client = test.db().connect_dedicated().await.unwrap();
     // As a pooled connection has it.
     client
         .batch_execute("SET enable_bitmapscan = on")

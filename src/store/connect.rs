@@ -73,7 +73,7 @@ const SETTINGS: &[(&str, &str)] = &[
 /// only decides: a server that stops there, with rows locked, must not block the others for longer
 /// than that. A transaction that waits for a lock blocks all transactions that wait for its own
 /// locks, so it gives up early and is retried.
-pub(super) const HOT_SETTINGS: &[(&str, &str)] = &[
+pub(super) const DEDICATED_SETTINGS: &[(&str, &str)] = &[
     ("enable_bitmapscan", "off"),
     ("idle_in_transaction_session_timeout", "5s"),
     ("lock_timeout", "2s"),

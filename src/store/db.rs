@@ -10,7 +10,8 @@ use super::{
     StoreError,
     collision_metrics::CollisionMetrics,
     connect::{
-        Connector, Driver, HOT_SETTINGS, STATEMENT_TIMEOUT_MS, backend, serve, transaction_pooler,
+        Connector, DEDICATED_SETTINGS, Driver, STATEMENT_TIMEOUT_MS, backend, serve,
+        transaction_pooler,
     },
     deadline::DeadlineClient,
     pool::{Pool, pool},
@@ -97,8 +98,8 @@ impl Db {
     }
 
     /// A dedicated connection for an engine loop, with the planner restricted to index lookups.
-    pub async fn connect_hot(&self) -> Result<Client, StoreError> {
-        let (client, driver, _) = self.connector.connect(HOT_SETTINGS).await?;
+    pub async fn connect_dedicated(&self) -> Result<Client, StoreError> {
+        let (client, driver, _) = self.connector.connect(DEDICATED_SETTINGS).await?;
         serve(driver);
         Ok(client)
     }
@@ -113,7 +114,7 @@ impl Db {
     /// them between transactions, the second of two connections gets the process that the first has
     /// just used, or the first gets another.
     pub async fn require_own_backends(&self) -> Result<(), StoreError> {
-        let (one, another) = tokio::try_join!(self.connect_hot(), self.connect_hot())?;
+        let (one, another) = tokio::try_join!(self.connect_dedicated(), self.connect_dedicated())?;
         let first = (backend(&one).await?, backend(&another).await?);
         for _ in 0..POOLER_ROUNDS {
             let now = (backend(&one).await?, backend(&another).await?);

@@ -22,7 +22,7 @@ const TURN_PAUSE: Duration = Duration::from_millis(50);
 /// run this at once. Returns the names of the migrations it applied.
 pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
     db.require_own_backends().await?;
-    let client = db.connect_hot().await?;
+    let client = db.connect_dedicated().await?;
     take_turn(&client, db.schema()).await?;
     prepare_schema(&client, db.schema()).await?;
     let at = version(&client, db.schema()).await?;
@@ -134,7 +134,7 @@ async fn prepare_schema(client: &Client, schema: &str) -> Result<(), StoreError>
 /// there; the error states the command to run.
 pub async fn check(db: &Db) -> Result<(), StoreError> {
     db.require_own_backends().await?;
-    let client = db.connect_hot().await?;
+    let client = db.connect_dedicated().await?;
     let schema = db.schema();
     let rights = Rights::of(&client, schema).await?;
     if rights.exists && !rights.usage {

@@ -51,7 +51,7 @@ struct Partition {
 
 /// Creates partitions of the event log for the coming days; returns their number.
 pub async fn prepare(db: &Db, width_days: i32, ahead_days: i32) -> Result<i32, StoreError> {
-    let mut client = db.connect_hot().await?;
+    let mut client = db.connect_dedicated().await?;
     let tx = client.transaction().await?;
     tx.batch_execute(LOCK_TIMEOUT).await?;
     // The row lock admits one server at a time.
@@ -72,7 +72,7 @@ pub async fn claim(db: &Db, every: Duration) -> Result<bool, StoreError> {
 /// long as that one took. A failure keeps the transactions that have committed, and the next call
 /// continues.
 pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> {
-    let mut client = db.connect_hot().await?;
+    let mut client = db.connect_dedicated().await?;
     client.batch_execute(SETTINGS).await?;
     let cutoff = cutoff(&client, older_than).await?;
     let mut pruned = Pruned {
@@ -116,7 +116,7 @@ pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> 
 
 /// Counts the rows that [`prune`] would remove.
 pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> {
-    let client = db.connect_hot().await?;
+    let client = db.connect_dedicated().await?;
     client.batch_execute(SETTINGS).await?;
     client.batch_execute(SURVEY_SETTINGS).await?;
     let cutoff = cutoff(&client, older_than).await?;
@@ -174,7 +174,7 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
 /// Removes ended connections of workers where all other rows are kept for ever. Returns their
 /// number.
 pub async fn forget_workers(db: &Db) -> Result<u64, StoreError> {
-    let client = db.connect_hot().await?;
+    let client = db.connect_dedicated().await?;
     prune_loose(&client, WORKERS, "infinity").await
 }
 

@@ -78,7 +78,7 @@ impl Encrypted {
         eventually("it takes TLS", || async {
             encrypted
                 .db("host=db.test hostaddr=127.0.0.1 sslrootcert=ca.pem")
-                .connect_hot()
+                .connect_dedicated()
                 .await
                 .ok()
         })
@@ -114,7 +114,10 @@ impl Encrypted {
             Ok(db) => db,
             Err(error) => return Some(error.to_string()),
         };
-        db.connect_hot().await.err().map(|error| error.to_string())
+        db.connect_dedicated()
+            .await
+            .err()
+            .map(|error| error.to_string())
     }
 }
 
@@ -323,7 +326,7 @@ async fn password_is_not_sent_in_plain_text_if_tls_is_required() {
         let encoded: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
         // An address of this machine that only its resolver recognises as one.
         let db = Db::new(&format!("postgres://u:{encoded}@127.1:{port}/d"), SCHEMA).unwrap();
-        let refused = db.connect_hot().await.err().unwrap().to_string();
+        let refused = db.connect_dedicated().await.err().unwrap().to_string();
         assert!(refused.contains("does not offer TLS"), "{refused}");
         assert!(!refused.contains("hunter2"), "{refused}");
         let heard = heard.await.unwrap();

@@ -284,7 +284,7 @@ async fn every_session_has_its_time_limits() {
         .unwrap();
     assert_eq!((row.get(0), row.get(1)), ("30s", "10s"));
     let row = own
-        .connect_hot()
+        .connect_dedicated()
         .await
         .unwrap()
         .query_one(limits, &[])

@@ -141,7 +141,7 @@ pub async fn vacuum(db: &Db) -> Result<(), StoreError> {
 
 /// A session for bulk work. Its commits are asynchronous, since a loss of this data is harmless.
 async fn session(db: &Db) -> Result<Client, StoreError> {
-    let client = db.connect_hot().await?;
+    let client = db.connect_dedicated().await?;
     client
         .batch_execute(
             "SET statement_timeout = 0; SET synchronous_commit = off; SET work_mem = '64MB'",

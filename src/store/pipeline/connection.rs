@@ -111,7 +111,7 @@ impl Index<usize> for Answers {
 impl Pipeline {
     /// Connects and prepares the statements.
     pub async fn connect(db: &Db) -> Result<Self, StoreError> {
-        let client = db.connect_hot().await?;
+        let client = db.connect_dedicated().await?;
         let statements = in_time(PROMPT_TIMEOUT, Statements::prepare(&client)).await?;
         Ok(Self {
             client,
