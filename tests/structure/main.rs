@@ -3,6 +3,7 @@
 
 mod circles;
 mod counts;
+mod documents;
 mod imports;
 mod source;
 mod token;
