@@ -116,6 +116,7 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
 
 fn request(args: Args) -> SubscribeRequest {
     let start_from = match (&args.cursor, args.from) {
+        // The server refuses a start beside a cursor.
         (Some(_), _) => StartFrom::Unspecified,
         (None, From::Now) => StartFrom::Now,
         (None, From::Beginning) => StartFrom::Beginning,
@@ -147,6 +148,8 @@ async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Sess
                             if let Err(error) = print(&response, session) {
                                 return error;
                             }
+                            // After the print: an event whose output failed is received again by
+                            // the next tail.
                             request.cursor = response.cursor;
                             request.start_from = StartFrom::Unspecified.into();
                         }
@@ -176,6 +179,7 @@ async fn tail(mut client: Client, request: &mut SubscribeRequest, session: &Sess
 }
 
 fn print(response: &SubscribeResponse, session: &Session) -> Result<(), CliError> {
+    // A message without an event only moves the cursor.
     let Some(event) = &response.event else {
         return Ok(());
     };

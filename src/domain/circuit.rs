@@ -138,6 +138,7 @@ pub fn judge(state: CircuitState, policy: &Policy, counted: Counted) -> Option<C
         CircuitState::Closed => {
             let failed =
                 f64::from(window.failures) >= policy.failure_rate * f64::from(window.calls);
+            // Without a failure, a rate of zero would trip at every call.
             (policy.enabled && window.failures > 0 && window.calls >= policy.min_calls && failed)
                 .then_some(CircuitEvent::Trip)
         }
@@ -192,6 +193,7 @@ impl Circuit {
         let change = judge(self.state, policy, counted)
             .and_then(|event| Some((event, self.change(policy, event).ok()?)));
         match change {
+            // The event reports the calls that caused it: the probes, or else the window.
             Some((CircuitEvent::ProbeFailed, change)) => CircuitVerdict::Changed(change, probes),
             Some((_, change)) => CircuitVerdict::Changed(change, window),
             None if self.state == CircuitState::HalfOpen && probes.calls > 0 => {
@@ -211,6 +213,7 @@ impl Circuit {
         let ramp = (policy.ramp_seconds > 0.0).then_some(policy.ramp_seconds);
         let (openings, until, kind) = match state {
             CircuitState::Open => {
+                // Counted before the cool-down, which grows with it.
                 let openings = self.openings.saturating_add(1);
                 let until = Some(cool_down(policy, openings));
                 (openings, until, EventType::CircuitOpened)

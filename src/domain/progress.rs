@@ -103,9 +103,11 @@ impl Progress {
         fate: &mut FateOf<'_>,
     ) -> Vec<(u16, Fate)> {
         if !is_done {
+            // The first failure stays the task's: a later one may be its consequence.
             self.failed_step.get_or_insert(step);
             return Vec::new();
         }
+        // Before the children are looked up, since a child is free only if this step is done.
         self.done.insert(step);
         self.unlock(graph, self.freed_by(graph, step), fate)
     }
@@ -113,6 +115,7 @@ impl Progress {
     /// The children of a step whose parents are all done.
     fn freed_by(&self, graph: &Graph, step: u16) -> Vec<u16> {
         let is_free = |child: &u16| {
+            // An operator may have set a child before its turn; it must not come into play again.
             !self.done.contains(*child)
                 && graph
                     .parents(usize::from(*child))
@@ -145,6 +148,7 @@ impl Progress {
                     self.done.insert(step);
                     free.extend(self.freed_by(graph, step).into_iter().rev());
                 }
+                // Its children stay pending: the task fails once nothing else is in play.
                 Fate::Fails(_) => drop(self.failed_step.get_or_insert(step)),
             }
             fates.push((step, decided));

@@ -98,6 +98,7 @@ impl Found<'_> {
         let mut findings = Vec::new();
         let mut events = Vec::new();
         let mut after = self.progress.clone();
+        // A final task has no step in play, whatever its counts are.
         let must = if after.state.is_final() {
             BTreeSet::new()
         } else {
@@ -123,6 +124,7 @@ impl Found<'_> {
         if !after.state.is_final() {
             let starts = !self.ended.is_empty() && after.state.after(TaskEvent::Start).is_ok();
             events.extend(starts.then_some(TaskEvent::Start));
+            // After the start: the state machine has no way from pending to complete.
             events.extend(after.conclusion(graph.len()));
         }
         // The comparison comes before the events are applied: it is about the counts alone, and the
@@ -153,6 +155,7 @@ impl Found<'_> {
             .iter()
             .find(|(_, state)| !state.is_done())
             .map(|(step, _)| *step);
+        // The recorded step is kept, since the rows do not tell which failure came first.
         progress.failed_step = progress.failed_step.or(failed);
         let unlocked = |step: &u16| {
             graph
@@ -163,6 +166,7 @@ impl Found<'_> {
         let steps = u16::try_from(graph.len()).unwrap_or(u16::MAX);
         (0..steps)
             .filter(|step| !self.ended.contains_key(step))
+            // After the counts above: a step must be in play if its parents are done by the rows.
             .filter(unlocked)
             .collect()
     }
