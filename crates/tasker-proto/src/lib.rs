@@ -1,5 +1,5 @@
-//! The gRPC protocol of [Tasker](https://docs.rs/tasker-worker), package `tasker.v1`: its messages,
-//! a client for each service, and the descriptors of both.
+//! The gRPC protocol of Tasker, package `tasker.v1`: its messages, a client for each service, and
+//! the descriptors of both.
 //!
 //! A handler service uses `tasker-worker`, which has a worker and a typed client on top of this
 //! crate and re-exports it. The server generates its stubs itself, on the messages of this crate.

@@ -44,7 +44,7 @@ pub use expression::{EvaluationError, Expression, StepResults, Values};
 pub use json_text::JsonError;
 pub use limits::*;
 pub use name::MAX_NAME_BYTES;
-pub use schema::{ContextSchema, Misfit, SchemaProblem, Violation};
+pub use schema::{ContextSchema, MAX_VIOLATIONS, Misfit, SchemaProblem, Violation};
 pub use settings::{MAX_SETTINGS_BYTES, Settings};
 pub use step_template::StepTemplate;
 pub use template::{AdjustmentError, Checked, Graph, MAX_ADJUSTMENT_BYTES, Override, Template};

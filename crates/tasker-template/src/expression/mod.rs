@@ -153,7 +153,8 @@ enum Variable<'v> {
 }
 
 impl<'v> Values<'v> {
-    /// Values before any step has run. `task` has the fields of [`Scope::TASK_FIELDS`].
+    /// Values before any step has run. `task` has the fields `correlation_id`, `namespace`,
+    /// `priority`, `task_name` and `version`.
     pub fn of_task(context: &'v Value, task: &'v Value, budget: &'v Budget) -> Self {
         Values {
             context,
