@@ -11,12 +11,15 @@ use tonic_health::server::HealthReporter;
 
 pub use crate::http::{accept::raise_file_limit, cors::Origin, host::AllowedHost};
 use crate::{
-    engine::{Engine, EngineConfig, health::HealthCell, hub::ToWorker, metrics::Metrics},
+    engine::{
+        Engine, EngineConfig,
+        dispatch::message::ToWorker,
+        observe::{health::HealthCell, metrics::Metrics},
+    },
     grpc::{self, MAX_MESSAGE_BYTES, room::Room},
     http::{self, accept, connection_limit::Limits, guard::Guard, starting::Starting},
-    proto,
     proto::{
-        analytics_service_server::AnalyticsServiceServer,
+        self, analytics_service_server::AnalyticsServiceServer,
         circuit_service_server::CircuitServiceServer,
         encoded::event_service_server::EventServiceServer, task_service_server::TaskServiceServer,
         template_service_server::TemplateServiceServer, worker_service_server::WorkerServiceServer,
@@ -136,7 +139,7 @@ pub async fn run(
     };
     // The health follows the engine before the routes open, so that no call succeeds while the
     // server still reports NOT_SERVING.
-    tokio::spawn(report(reporter, engine.health.clone()));
+    tokio::spawn(report(reporter, engine.context.health.clone()));
     let guard = Guard {
         hosts: config.allowed_hosts,
         origins: config.cors_origins,
@@ -152,7 +155,7 @@ pub async fn run(
             // them; the port closes last.
             engine.drain(config.drain).await;
             engine.stop().await;
-            engine.hub.close_all(|| ToWorker::Closing);
+            engine.context.registry.close_all(|| ToWorker::Closing);
             closing.cancel();
             // Streams that do not end by themselves must not keep the process alive.
             tokio::time::sleep(CLOSE_TIMEOUT).await;
@@ -240,13 +243,13 @@ fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
         }
     }
     // One account for the bodies of gRPC and HTTP, since they share the memory.
-    let room = Room::new(Arc::clone(&engine.metrics.edge));
+    let room = Room::new(Arc::clone(&engine.context.metrics.edge));
     let rpcs = grpc::fallback::guarded(routes.into_axum_router(), room.clone());
     let all = rpcs.fallback(nothing).merge(http::routes(engine, &room));
     // The guard is the outermost layer: a foreign page is refused before CORS answers its
     // preflight.
     let all = http::cors::allow(all, &guard.origins);
-    http::guard::guarded(all, guard, Arc::clone(&engine.metrics.edge))
+    http::guard::guarded(all, guard, Arc::clone(&engine.context.metrics.edge))
 }
 
 async fn nothing(request: axum::extract::Request) -> axum::response::Response {

@@ -19,7 +19,7 @@ use crate::{
         },
         explain::Cause,
     },
-    engine::{Engine, catalog::Plan},
+    engine::{Engine, plan::compiled::Plan},
     proto::{
         self, GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest,
         GetPerformanceResponse, analytics_service_server::AnalyticsService,
@@ -142,7 +142,7 @@ impl Analytics {
             max_tasks: max_tasks.into(),
             timeout_seconds: timeout,
         };
-        let found = analytics::ask(&self.0.db, &question)
+        let found = analytics::ask(&self.0.context.db, &question)
             .await
             .map_err(|e| error::store(&e))?;
         let too_much = || {
@@ -166,11 +166,16 @@ impl Analytics {
             })?),
         };
         self.0
-            .catalog
+            .context
+            .templates
             .refresh()
             .await
             .map_err(|e| error::store(&e))?;
-        let mut plans = self.0.catalog.list(&scope.namespace, &scope.task_name);
+        let mut plans = self
+            .0
+            .context
+            .templates
+            .list(&scope.namespace, &scope.task_name);
         plans.retain(|plan| {
             version
                 .as_ref()

@@ -19,7 +19,7 @@ use crate::{
         order::{Order, OrderError},
         task::TaskState,
     },
-    engine::{Engine, settle::Input},
+    engine::{Engine, decide::input::Input},
     proto,
     store::{
         bulk::{self, BulkFilter, MAX_COUNTED},
@@ -43,7 +43,7 @@ impl Tasks {
         let filter = self
             .bulk_filter(r.filter.unwrap_or_default(), &order)
             .await?;
-        let total = bulk::count(&self.0.db, &filter)
+        let total = bulk::count(&self.0.context.db, &filter)
             .await
             .map_err(|e| error::store(&e))?;
         let told = proto::OrderTasksResponse {
@@ -92,11 +92,12 @@ impl Tasks {
             None
         } else {
             self.0
-                .catalog
+                .context
+                .templates
                 .refresh()
                 .await
                 .map_err(|e| error::store(&e))?;
-            let plans = self.0.catalog.list(&f.namespace, &f.task_name);
+            let plans = self.0.context.templates.list(&f.namespace, &f.task_name);
             let fits = plans
                 .iter()
                 .filter(|p| wanted.as_ref().is_none_or(|v| *v == p.template.version));
@@ -158,10 +159,11 @@ impl Bulk {
         let mut after = Uuid::nil();
         // The walk only goes forward, so a task that refused the order is not tried again.
         loop {
-            let tasks = match bulk::page(&self.engine.db, &self.filter, after, PORTION).await {
-                Ok(tasks) => tasks,
-                Err(error) => return drop(sender.send(Err(error::store(&error))).await),
-            };
+            let tasks =
+                match bulk::page(&self.engine.context.db, &self.filter, after, PORTION).await {
+                    Ok(tasks) => tasks,
+                    Err(error) => return drop(sender.send(Err(error::store(&error))).await),
+                };
             let Some(last) = tasks.last() else { break };
             after = *last;
             if let Err(status) = self.portion(tasks).await {

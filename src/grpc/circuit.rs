@@ -15,7 +15,7 @@ use crate::{
         circuit::CircuitState,
         policy::{MAX_SECONDS, Policy, Settings},
     },
-    engine::{Engine, circuits, intake::Violated},
+    engine::{Engine, admission::circuits, submission::request::Violated},
     proto::{self, circuit_service_server::CircuitService},
     store::{
         StoreError,
@@ -47,7 +47,7 @@ impl CircuitService for Circuits {
             .transpose()?
             .map(|(namespace, service)| Scope { namespace, service });
         let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
-        let rows = list::list(&self.0.db, &r.namespace, after.as_ref(), limit)
+        let rows = list::list(&self.0.context.db, &r.namespace, after.as_ref(), limit)
             .await
             .map_err(|e| error::store(&e))?;
         let found = rows.len();
@@ -69,10 +69,10 @@ impl CircuitService for Circuits {
         let r = request.into_inner();
         let scope = one(r.namespace, r.service)?;
         let row = self.find(&scope).await?;
-        let changes = list::changes(&self.0.db, row.service_id)
+        let changes = list::changes(&self.0.context.db, row.service_id)
             .await
             .map_err(|e| error::store(&e))?;
-        let policies = policy::read(&self.0.db)
+        let policies = policy::read(&self.0.context.db)
             .await
             .map_err(|e| error::store(&e))?;
         let set =
@@ -116,8 +116,8 @@ impl CircuitService for Circuits {
             service: r.service,
         };
         let change = |before: &Settings| before.changed(&r.unset, &wanted);
-        let wake = self.0.peers.service_news();
-        let set = service::set_policy(&self.0.db, &scope, change, &actor, &wake)
+        let wake = self.0.context.membership.service_payload();
+        let set = service::set_policy(&self.0.context.db, &scope, change, &actor, &wake)
             .await
             .map_err(|e| error::store(&e))?;
         self.done(Ok(set.is_some()), &scope).await?;
@@ -144,9 +144,9 @@ impl CircuitService for Circuits {
         let seconds = expiry(r.expires_after)?;
         let actor = actor(r.by, r.reason)?;
         let scope = one(r.namespace, r.service)?;
-        let wake = self.0.peers.service_news();
+        let wake = self.0.context.membership.service_payload();
         self.done(
-            circuits::force(&self.0.db, &scope, to, seconds, &actor, &wake).await,
+            circuits::force(&self.0.context.db, &scope, to, seconds, &actor, &wake).await,
             &scope,
         )
         .await?;
@@ -162,9 +162,9 @@ impl CircuitService for Circuits {
         let r = request.into_inner();
         let actor = actor(r.by, r.reason)?;
         let scope = one(r.namespace, r.service)?;
-        let wake = self.0.peers.service_news();
+        let wake = self.0.context.membership.service_payload();
         self.done(
-            circuits::reset(&self.0.db, &scope, &actor, &wake).await,
+            circuits::reset(&self.0.context.db, &scope, &actor, &wake).await,
             &scope,
         )
         .await?;
@@ -176,7 +176,7 @@ impl CircuitService for Circuits {
 
 impl Circuits {
     async fn find(&self, scope: &Scope) -> Result<CircuitRow, Status> {
-        let found = list::get(&self.0.db, scope)
+        let found = list::get(&self.0.context.db, scope)
             .await
             .map_err(|e| error::store(&e))?;
         found.ok_or_else(|| not_found(scope))

@@ -20,11 +20,10 @@ use crate::{
         task::TaskState,
     },
     engine::{
-        assignment::{Assignment, merge_annotations},
-        catalog::Plan,
-        effective::Effective,
-        intake::Violated,
-        traces::Traces,
+        dispatch::assignment::{Assignment, merge_annotations},
+        observe::traces::Traces,
+        plan::{compiled::Plan, task_plan::TaskPlan},
+        submission::request::Violated,
     },
     proto,
     store::{
@@ -234,7 +233,7 @@ pub fn task(task: Task, plan: &Plan) -> proto::Task {
 /// The task and its steps, with their attempts where they were read.
 pub fn view(view: TaskView, plan: &Plan, with_attempts: bool) -> (proto::Task, Vec<proto::Step>) {
     let annotations = view.task.annotations.clone();
-    let own = Effective::of(plan, view.task.settings.as_deref());
+    let own = TaskPlan::of(plan, view.task.settings.as_deref());
     let mut attempts: HashMap<i16, Vec<Attempt>> = HashMap::new();
     for attempt in view.attempts {
         attempts.entry(attempt.step).or_default().push(attempt);
@@ -253,7 +252,7 @@ pub fn view(view: TaskView, plan: &Plan, with_attempts: bool) -> (proto::Task, V
 fn step(
     s: Step,
     past: Vec<Attempt>,
-    own: &Effective<'_>,
+    own: &TaskPlan<'_>,
     task_notes: &str,
     with_attempts: bool,
 ) -> proto::Step {

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use crate::{
     domain::order::{DEADLINE_EXCEEDED, OrderError},
     engine::{
-        catalog::RegisterError,
-        intake::{IntakeError, Violated, retry_after},
-        settle::Closed,
+        batch::{intake::retry_after, queue::Closed},
+        cache::templates::RegisterError,
+        submission::request::{IntakeError, Violated},
     },
     store::StoreError,
 };

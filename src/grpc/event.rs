@@ -10,7 +10,10 @@ use crate::{
     domain::event::EventType,
     engine::{
         Engine,
-        events::{Delivery, Filter, Start, SubscribeError, Subscription},
+        events::{
+            filter::Filter,
+            subscription::{Delivery, Start, SubscribeError, Subscription},
+        },
     },
     proto::{
         self, SubscribeRequest,
@@ -40,6 +43,7 @@ impl EventService for EventLog {
         let start = start(&r)?;
         let subscription = self
             .0
+            .context
             .events
             .subscribe(start, filter(r)?)
             .await

@@ -11,7 +11,7 @@ use crate::{
         explain::{Cause, Reason, StepFacts, next, reasons, summary},
         step::StepState,
     },
-    engine::{catalog::Plan, effective::Effective},
+    engine::plan::{compiled::Plan, task_plan::TaskPlan},
     proto,
     store::explain::Explained,
 };
@@ -26,7 +26,7 @@ pub fn response(
     lease: Duration,
 ) -> proto::ExplainTaskResponse {
     let now = found.now;
-    let own = Effective::of(plan, found.settings.as_deref());
+    let own = TaskPlan::of(plan, found.settings.as_deref());
     let steps: Vec<(StepFacts, Vec<Reason>)> = complete(found.steps, &own)
         .into_iter()
         .map(|step| {
@@ -53,7 +53,7 @@ pub fn response(
 }
 
 /// Adds the facts from the template and the task's settings.
-fn complete(steps: Vec<StepFacts>, own: &Effective<'_>) -> Vec<StepFacts> {
+fn complete(steps: Vec<StepFacts>, own: &TaskPlan<'_>) -> Vec<StepFacts> {
     let states: Vec<(String, StepState)> = steps
         .iter()
         .map(|step| (step.name.clone(), step.state))

@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{convert, error, task::Tasks};
 use crate::{
     domain::order::{MAX_BY_BYTES, MAX_REASON_BYTES, Order},
-    engine::{intake::Violated, settle::Input},
+    engine::{decide::input::Input, submission::request::Violated},
     proto,
     store::service::Actor,
 };
@@ -51,7 +51,8 @@ impl Tasks {
         let view = self.view(id, false).await?;
         let plan = self
             .0
-            .catalog
+            .context
+            .templates
             .plan(view.task.template_id)
             .await
             .map_err(|e| error::store(&e))?;

@@ -35,7 +35,7 @@ impl Tasks {
     pub(super) async fn lift(&self, r: proto::ResumeTemplateRequest) -> Result<bool, Status> {
         let actor = actor(&r.namespace, &r.task_name, r.by, r.reason)?;
         self.0
-            .lift(&r.namespace, &r.task_name, &actor)
+            .resume(&r.namespace, &r.task_name, &actor)
             .await
             .map_err(|e| error::store(&e))
     }
@@ -50,7 +50,7 @@ impl Tasks {
             .transpose()?
             .unwrap_or_default();
         let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
-        let rows = pause::page(&self.0.db, (&after.0, &after.1), limit)
+        let rows = pause::page(&self.0.context.db, (&after.0, &after.1), limit)
             .await
             .map_err(|e| error::store(&e))?;
         let found = rows.len();
@@ -68,11 +68,18 @@ impl Tasks {
     /// A pause of an unregistered template or namespace is a misspelling, and refused.
     async fn known(&self, namespace: &str, task_name: &str) -> Result<(), Status> {
         self.0
-            .catalog
+            .context
+            .templates
             .refresh()
             .await
             .map_err(|e| error::store(&e))?;
-        if self.0.catalog.list(namespace, task_name).is_empty() {
+        if self
+            .0
+            .context
+            .templates
+            .list(namespace, task_name)
+            .is_empty()
+        {
             let what = if task_name.is_empty() {
                 format!("in namespace {namespace}")
             } else {

@@ -12,7 +12,7 @@ use std::{
 use tonic::{Code, Status};
 
 use super::error;
-use crate::engine::edge::{EdgeCounts, Refusal};
+use crate::engine::observe::listener::{ListenerCounts, Refusal};
 
 /// Bound on the requests that are read or answered at once, in bytes.
 pub const MAX_BODIES_BYTES: usize = 64 << 20;
@@ -27,11 +27,11 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Room {
     bodies: Arc<AtomicUsize>,
     streams: Arc<AtomicUsize>,
-    pub counts: Arc<EdgeCounts>,
+    pub counts: Arc<ListenerCounts>,
 }
 
 impl Room {
-    pub fn new(counts: Arc<EdgeCounts>) -> Self {
+    pub fn new(counts: Arc<ListenerCounts>) -> Self {
         Self {
             bodies: Arc::new(AtomicUsize::new(MAX_BODIES_BYTES)),
             streams: Arc::new(AtomicUsize::new(MAX_STREAMS_BYTES)),
@@ -66,7 +66,7 @@ pub struct Taken(Arc<Share>);
 #[derive(Debug)]
 struct Share {
     free: Arc<AtomicUsize>,
-    counts: Arc<EdgeCounts>,
+    counts: Arc<ListenerCounts>,
     bytes: AtomicUsize,
 }
 

@@ -18,7 +18,7 @@ use crate::{
     },
     engine::{
         Engine,
-        intake::{Submission, Submitted, Violated},
+        submission::request::{Submission, Submitted, Violated},
     },
     proto::{self, task_service_server::TaskService},
     store::{
@@ -93,7 +93,8 @@ impl TaskService for Tasks {
         let view = self.view(&request.into_inner().task_id, true).await?;
         let plan = self
             .0
-            .catalog
+            .context
+            .templates
             .plan(view.task.template_id)
             .await
             .map_err(|e| error::store(&e))?;
@@ -132,7 +133,7 @@ impl TaskService for Tasks {
         let filter = self.filter(&r, place, size).await?;
         let mut found = match &filter.templates {
             Some(none) if none.is_empty() => Vec::new(),
-            _ => tasks::list(&self.0.db, &filter)
+            _ => tasks::list(&self.0.context.db, &filter)
                 .await
                 .map_err(|e| error::store(&e))?,
         };
@@ -143,7 +144,8 @@ impl TaskService for Tasks {
         for task in found {
             let plan = self
                 .0
-                .catalog
+                .context
+                .templates
                 .plan(task.template_id)
                 .await
                 .map_err(|e| error::store(&e))?;
@@ -175,13 +177,14 @@ impl TaskService for Tasks {
                 format!("task {task_id} has no step {name}"),
             )
         };
-        let template_id = tasks::template_of(&self.0.db, task_id)
+        let template_id = tasks::template_of(&self.0.context.db, task_id)
             .await
             .map_err(|e| error::store(&e))?;
         let template_id = template_id.ok_or_else(|| not_found(task_id))?;
         let plan = self
             .0
-            .catalog
+            .context
+            .templates
             .plan(template_id)
             .await
             .map_err(|e| error::store(&e))?;
@@ -197,7 +200,7 @@ impl TaskService for Tasks {
             step: Some(position),
             attempt: Some(r.attempt).filter(|attempt| *attempt != 0),
         };
-        let view = tasks::get(&self.0.db, task_id, true, part)
+        let view = tasks::get(&self.0.context.db, task_id, true, part)
             .await
             .map_err(|e| error::store(&e))?;
         let (task, mut steps) = convert::view(view.ok_or_else(|| not_found(task_id))?, &plan, true);
@@ -224,7 +227,7 @@ impl TaskService for Tasks {
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let r = request.into_inner();
         let task_id = convert::task_id(&r.task_id)?;
-        let watcher = self.0.watchers.watch(task_id).ok_or_else(|| {
+        let watcher = self.0.context.watchers.watch(task_id).ok_or_else(|| {
             let message = "too many tasks are watched on this server";
             error::retry_later(
                 Code::ResourceExhausted,
@@ -386,7 +389,7 @@ impl Tasks {
         submissions: Vec<Submission>,
         many: bool,
     ) -> Result<Vec<Submitted>, Status> {
-        let health = self.0.health.now();
+        let health = self.0.context.health.now();
         if health.draining {
             return Err(error::unavailable("the server is shutting down"));
         }
@@ -399,13 +402,14 @@ impl Tasks {
 
     async fn explained(&self, id: &str) -> Result<proto::ExplainTaskResponse, Status> {
         let task_id = convert::task_id(id)?;
-        let found = explain::task(&self.0.db, task_id)
+        let found = explain::task(&self.0.context.db, task_id)
             .await
             .map_err(|e| error::store(&e))?;
         let found = found.ok_or_else(|| not_found(task_id))?;
         let plan = self
             .0
-            .catalog
+            .context
+            .templates
             .plan(found.template_id)
             .await
             .map_err(|e| error::store(&e))?;
@@ -419,7 +423,7 @@ impl Tasks {
 
     pub(super) async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
         let task_id = convert::task_id(id)?;
-        tasks::get(&self.0.db, task_id, with_attempts, Part::default())
+        tasks::get(&self.0.context.db, task_id, with_attempts, Part::default())
             .await
             .map_err(|e| error::store(&e))?
             .ok_or_else(|| not_found(task_id))
@@ -436,12 +440,13 @@ impl Tasks {
             None
         } else {
             self.0
-                .catalog
+                .context
+                .templates
                 .refresh()
                 .await
                 .map_err(|e| error::store(&e))?;
-            let plans = self.0.catalog.list(&r.namespace, &r.task_name);
-            let fits = |p: &&std::sync::Arc<crate::engine::catalog::Plan>| {
+            let plans = self.0.context.templates.list(&r.namespace, &r.task_name);
+            let fits = |p: &&std::sync::Arc<crate::engine::plan::compiled::Plan>| {
                 wanted.as_ref().is_none_or(|v| *v == p.template.version)
             };
             Some(plans.iter().filter(fits).map(|p| p.template_id).collect())

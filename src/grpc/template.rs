@@ -9,9 +9,10 @@ use super::{convert, error, order, page};
 use crate::{
     engine::{
         Engine,
-        catalog::{Plan, Registered, Resolved},
-        intake::Violated,
-        retirements::RetireError,
+        cache::templates::{Registered, Resolved},
+        operations::retire::RetireError,
+        plan::compiled::Plan,
+        submission::request::Violated,
     },
     proto::{self, template_service_server::TemplateService},
 };
@@ -30,8 +31,13 @@ impl TemplateService for Templates {
             deny_warnings,
         } = request.into_inner();
         bounded(&yaml)?;
-        let wake = self.0.peers.template_news();
-        let registered = self.0.catalog.register(&yaml, deny_warnings, &wake).await;
+        let wake = self.0.context.membership.template_payload();
+        let registered = self
+            .0
+            .context
+            .templates
+            .register(&yaml, deny_warnings, &wake)
+            .await;
         let (registered, warnings) = registered.map_err(error::register)?;
         let (plan, created, restored) = match registered {
             Registered::Created(plan) => (plan, true, false),
@@ -47,13 +53,16 @@ impl TemplateService for Templates {
                         t.namespace,
                         t.task_name,
                         t.version,
-                        other_environment(&plan.environment, self.0.catalog.environment())
+                        other_environment(
+                            &plan.environment,
+                            self.0.context.templates.environment()
+                        )
                     ),
                 ));
             }
         };
         if restored {
-            self.0.events.written();
+            self.0.context.events.written();
         }
         // The template is stored; a failed read of its services is repeated later.
         if let Err(error) = self.0.templates_changed().await {
@@ -80,7 +89,7 @@ impl TemplateService for Templates {
             problems,
             problems_total,
             warnings,
-        } = self.0.catalog.check(&yaml).await;
+        } = self.0.context.templates.check(&yaml).await;
         Ok(Response::new(proto::ValidateTemplateResponse {
             problems: problems.into_iter().map(problem).collect(),
             template: template.as_ref().map(convert::unregistered),
@@ -132,7 +141,8 @@ impl TemplateService for Templates {
         convert::name("namespace", &r.namespace)?;
         let after = page::place(&r.namespace, &r.page_token)?;
         self.0
-            .catalog
+            .context
+            .templates
             .refresh()
             .await
             .map_err(|e| error::store(&e))?;
@@ -154,7 +164,7 @@ impl TemplateService for Templates {
                         > (namespace, task_name, version)
                 })
         };
-        let catalog = &self.0.catalog;
+        let catalog = &self.0.context.templates;
         let all = catalog.list(&r.namespace, "");
         let shown: Vec<_> = all
             .iter()
@@ -196,7 +206,7 @@ impl Templates {
         let version = version(version_text)?;
         convert::name("namespace", namespace)?;
         convert::name("task_name", task_name)?;
-        let catalog = &self.0.catalog;
+        let catalog = &self.0.context.templates;
         catalog.refresh().await.map_err(|e| error::store(&e))?;
         let found = catalog.resolve(namespace, task_name, version.as_ref());
         found.ok_or_else(|| {

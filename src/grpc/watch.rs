@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{convert, error, fit};
 use crate::{
-    engine::{Engine, watch::Watcher},
+    engine::{Engine, events::watch::Watcher},
     proto::WatchTaskResponse,
     store::task::{self as tasks, Part, TaskView},
 };
@@ -113,7 +113,7 @@ impl Watch {
                 () = self.engine.stopping() => {
                     return Err(error::unavailable("the server is shutting down; watch the task at another one"));
                 }
-                () = self.engine.health.is_cut_off() => {
+                () = self.engine.context.health.is_cut_off() => {
                     return Err(error::unavailable("the server has lost its database; watch the task at another one"));
                 }
             }
@@ -124,14 +124,14 @@ impl Watch {
             if self.watcher.has_ended() {
                 break;
             }
-            let ended = tasks::final_states(&self.engine.db, &[task_id])
+            let ended = tasks::final_states(&self.engine.context.db, &[task_id])
                 .await
                 .map_err(|e| error::store(&e))?;
             if !ended.is_empty() {
                 break;
             }
         }
-        tasks::get(&self.engine.db, task_id, false, Part::default())
+        tasks::get(&self.engine.context.db, task_id, false, Part::default())
             .await
             .map_err(|e| error::store(&e))?
             .ok_or_else(|| Status::not_found("the task has been removed"))
@@ -140,7 +140,8 @@ impl Watch {
     async fn response(&self, view: TaskView) -> Result<WatchTaskResponse, Status> {
         let plan = self
             .engine
-            .catalog
+            .context
+            .templates
             .plan(view.task.template_id)
             .await
             .map_err(|e| error::store(&e))?;

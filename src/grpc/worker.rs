@@ -18,9 +18,13 @@ use crate::{
     domain::{attempt::Outcome, lease::Lease},
     engine::{
         Engine,
-        hub::{CancelReason, Outbox, Profile, ToWorker, outbox},
-        settle::Input,
-        traces::Traces,
+        decide::input::Input,
+        dispatch::{
+            message::{CancelReason, ToWorker},
+            outbox::{self, Outbox},
+            workers::Profile,
+        },
+        observe::traces::Traces,
     },
     proto::{
         self, WorkRequest, WorkResponse, work_request::Message as Says,
@@ -50,7 +54,7 @@ impl WorkerService for Workers {
         request: Request<Streaming<WorkRequest>>,
     ) -> Result<Response<Self::WorkStream>, Status> {
         // At once, so that a worker with several addresses loses no time here.
-        if self.0.health.now().database_away {
+        if self.0.context.health.now().database_away {
             return Err(cut_off());
         }
         let mut inbound = request.into_inner();
@@ -64,28 +68,29 @@ impl WorkerService for Workers {
         else {
             return Err(order("the first message must be `register`"));
         };
-        let lanes = self.0.catalog.lanes();
+        let lanes = self.0.context.templates.lanes();
         let is_stored = |name: &str| {
             lanes
                 .iter()
                 .any(|lane| lane.handler == name || lane.namespace == name)
         };
         let new = worker_messages::register(register, self.0.server_id, is_stored)?;
-        let (outbox, inbox) = outbox(outbox_size(new.max_concurrent_steps));
+        let (outbox, inbox) = outbox::channel(outbox_size(new.max_concurrent_steps));
         let stop = CancellationToken::new();
         let connection = Connection::open(self.0.clone(), new, outbox, stop.clone()).await?;
         let ending = Ending::default();
         let (registered, worker_id) = (connection.registered(), connection.worker_id);
         let cancelled = connection.cancelled();
         tokio::spawn(connection.run(inbound, ending.clone(), stop.clone()));
-        let inbox = inbox.into_stream(Arc::clone(&self.0.hub));
+        let registry = Arc::clone(&self.0.context.registry);
+        let inbox = inbox.into_stream(move || registry.request_scan());
         let stream = outgoing(
             registered,
             cancelled,
             inbox,
             ending,
             stop.drop_guard(),
-            self.0.traces.clone(),
+            self.0.context.traces.clone(),
         );
         tracing::info!(%worker_id, "worker connected");
         Ok(Response::new(stream))
@@ -110,7 +115,7 @@ impl WorkerService for Workers {
             .transpose()?;
         let handler = Some(r.handler.as_str()).filter(|h| !h.is_empty());
         let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
-        let mut found = workers::list(&self.0.db, handler, after, limit)
+        let mut found = workers::list(&self.0.context.db, handler, after, limit)
             .await
             .map_err(|e| error::store(&e))?;
         let count = found.len();
@@ -147,7 +152,7 @@ impl Connection {
         outbox: Outbox,
         stop: CancellationToken,
     ) -> Result<Self, Status> {
-        let room = engine.hub.room().ok_or_else(|| {
+        let room = engine.context.registry.reserve_stream().ok_or_else(|| {
             let message = "this server has its maximum of worker streams; try another one";
             error::retry_later(
                 Code::ResourceExhausted,
@@ -156,13 +161,13 @@ impl Connection {
                 Duration::from_secs(5),
             )
         })?;
-        let found = workers::register(&engine.db, &new, engine.lease)
+        let found = workers::register(&engine.context.db, &new, engine.lease)
             .await
             .map_err(|e| error::store(&e))?;
         if let Some(previous) = new.previous {
             // If the previous stream is still open on this server, its worker no longer uses it.
-            engine.hub.send(previous, ToWorker::Superseded);
-            engine.hub.remove(previous);
+            engine.context.registry.send(previous, ToWorker::Superseded);
+            engine.context.registry.remove(previous);
         }
         let worker_id = new.worker_id;
         let kept: HashSet<Lease> = found.kept.iter().map(|k| k.lease).collect();
@@ -181,7 +186,7 @@ impl Connection {
             max_assignment_bytes: new.max_assignment_bytes,
         };
         let held = found.kept.iter().map(|k| (k.lease, k.remaining)).collect();
-        // These are the last awaits, as the caller may be dropped in any of them: the hub would
+        // These are the last awaits, as the caller may be dropped in any of them: the registry would
         // keep a worker that was added before.
         for orphan in found.orphans {
             let outcome = Outcome::Undelivered;
@@ -192,9 +197,14 @@ impl Connection {
             };
             engine.settle.push(gone).await.map_err(error::closed)?;
         }
-        engine
-            .hub
-            .add(room, profile, held, &engine.catalog.lanes(), outbox, stop);
+        engine.context.registry.add(
+            room,
+            profile,
+            held,
+            &engine.context.templates.lanes(),
+            outbox,
+            stop,
+        );
         Ok(Self {
             engine,
             worker_id,
@@ -260,21 +270,21 @@ impl Connection {
         } else {
             // The worker may come back within its lease and continue; until then its attempts stay
             // its own.
-            self.engine.hub.remove(self.worker_id);
+            self.engine.context.registry.remove(self.worker_id);
         }
         tracing::info!(worker_id = %self.worker_id, ?end, "worker disconnected");
     }
 
     async fn take(&mut self, message: WorkRequest) -> Result<(), Status> {
-        self.engine.heard.from(self.worker_id);
+        self.engine.heartbeats.record(self.worker_id);
         match message.message {
             Some(Says::Result(result)) => self.result(result).await,
             Some(Says::Heartbeat(proto::Heartbeat {})) => Ok(()),
             Some(Says::Drain(proto::Drain {})) => {
                 self.draining = true;
-                self.engine.hub.close(self.worker_id);
-                // For operators only; the hub has stopped assignments already.
-                if let Err(error) = workers::drain(&self.engine.db, self.worker_id).await {
+                self.engine.context.registry.close(self.worker_id);
+                // For operators only; the registry has stopped assignments already.
+                if let Err(error) = workers::drain(&self.engine.context.db, self.worker_id).await {
                     tracing::debug!(%error, "a draining worker cannot be marked");
                 }
                 Ok(())
@@ -297,7 +307,7 @@ impl Connection {
             },
             other => other,
         };
-        let plan = self.engine.hub.answered(self.worker_id, lease);
+        let plan = self.engine.context.registry.answered(self.worker_id, lease);
         let input = Input::Result {
             lease,
             outcome,
@@ -311,7 +321,7 @@ impl Connection {
                 taken = &mut taken => return taken.map_err(error::closed),
                 // This server does not read the stream meanwhile, so the worker's heartbeats wait
                 // behind its result.
-                () = tokio::time::sleep(HELD_BACK) => self.engine.heard.from(self.worker_id),
+                () = tokio::time::sleep(HELD_BACK) => self.engine.heartbeats.record(self.worker_id),
             }
         }
     }
@@ -320,9 +330,9 @@ impl Connection {
     /// it drains, its unanswered attempts go to other workers at once. If not, a client library may
     /// have closed a stream that it only dropped, and the worker may come back within its lease.
     async fn close(&self, stop: &CancellationToken) {
-        self.engine.hub.close(self.worker_id);
+        self.engine.context.registry.close(self.worker_id);
         let acknowledged = async {
-            while self.engine.hub.unacknowledged(self.worker_id) > 0 {
+            while self.engine.context.registry.unacknowledged(self.worker_id) > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -330,13 +340,13 @@ impl Connection {
             () = stop.cancelled() => {}
             _ = tokio::time::timeout(LAST_ACKS, acknowledged) => {}
         }
-        let done = self.draining || self.engine.hub.holds_nothing(self.worker_id);
+        let done = self.draining || self.engine.context.registry.holds_nothing(self.worker_id);
         // Before the stream ends, so that a caller that sees its end no longer finds the worker in
         // the list.
-        if done && let Err(error) = workers::end(&self.engine.db, &[self.worker_id]).await {
+        if done && let Err(error) = workers::end(&self.engine.context.db, &[self.worker_id]).await {
             tracing::debug!(%error, "the end of a worker cannot be stored; its lease expires instead");
         }
-        let left = self.engine.hub.remove(self.worker_id);
+        let left = self.engine.context.registry.remove(self.worker_id);
         if !done {
             return;
         }
@@ -375,7 +385,7 @@ impl Ending {
     }
 }
 
-/// All outgoing messages, in order. The stream ends when the hub drops the outbox; dropping the
+/// All outgoing messages, in order. The stream ends when the registry drops the outbox; dropping the
 /// stream stops the reader.
 fn outgoing(
     registered: WorkResponse,

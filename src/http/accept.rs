@@ -15,7 +15,7 @@ use super::{
     connection_limit::{Connections, Limits},
     first_byte_timeout::TimedStream,
 };
-use crate::engine::edge::{EdgeCounts, Refusal};
+use crate::engine::observe::listener::{ListenerCounts, Refusal};
 
 /// Wait for a free descriptor before the next try.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ pub fn raise_file_limit() {
 pub fn connections(
     listener: TcpListener,
     limits: Limits,
-    counts: Arc<EdgeCounts>,
+    counts: Arc<ListenerCounts>,
 ) -> impl Stream<Item = io::Result<TimedStream>> {
     let acceptor = Acceptor {
         connections: Connections::new(limits, counts),

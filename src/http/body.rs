@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Limited};
 
 use super::problem::Problem;
 use crate::{
-    engine::edge::Refusal,
+    engine::observe::listener::Refusal,
     grpc::{
         frames::BODY_TIMEOUT,
         gzip::{Inflate, InflateError},

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
-use crate::engine::edge::{EdgeCounts, Refusal};
+use crate::engine::observe::listener::{ListenerCounts, Refusal};
 
 /// Bound on the connections, however many descriptors there are.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -54,12 +54,12 @@ impl Limits {
 /// The open connections, by address.
 pub struct Connections {
     pub limits: Limits,
-    pub counts: Arc<EdgeCounts>,
+    pub counts: Arc<ListenerCounts>,
     peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 impl Connections {
-    pub fn new(limits: Limits, counts: Arc<EdgeCounts>) -> Self {
+    pub fn new(limits: Limits, counts: Arc<ListenerCounts>) -> Self {
         Self {
             limits,
             counts,
@@ -90,7 +90,7 @@ impl Connections {
 
 /// The place of one connection within the bounds, until the drop.
 pub struct Permit {
-    counts: Arc<EdgeCounts>,
+    counts: Arc<ListenerCounts>,
     peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
     address: IpAddr,
 }
@@ -99,7 +99,7 @@ pub struct Permit {
 impl Permit {
     /// A permit with counters of its own, for a single connection.
     pub fn only() -> Self {
-        let counts = Arc::<EdgeCounts>::default();
+        let counts = Arc::<ListenerCounts>::default();
         counts.open.store(1, Relaxed);
         Self {
             counts,

@@ -19,7 +19,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    engine::edge::{EdgeCounts, Refusal},
+    engine::observe::listener::{ListenerCounts, Refusal},
     grpc,
 };
 
@@ -38,7 +38,7 @@ pub struct Guard {
 }
 
 /// Refuses requests for a foreign name or from a foreign page.
-pub fn guarded(router: Router, guard: Guard, counts: Arc<EdgeCounts>) -> Router {
+pub fn guarded(router: Router, guard: Guard, counts: Arc<ListenerCounts>) -> Router {
     let guard = Arc::new(guard);
     router.layer(from_fn(move |request: Request, next: Next| {
         let (guard, counts) = (Arc::clone(&guard), Arc::clone(&counts));

@@ -18,10 +18,13 @@ use prometheus_client::{
 use crate::{
     engine::{
         Engine,
-        backlog::Waiting,
-        gates::Gates,
-        health::Health,
-        metrics::{Histogram, Loop, MAX_LABEL_SETS, Metrics, OTHER},
+        admission::control::Admission,
+        cache::backlog::Waiting,
+        counters::Histogram,
+        observe::{
+            health::Health,
+            metrics::{Loop, MAX_LABEL_SETS, Metrics, OTHER},
+        },
     },
     store::collision_metrics::Collision,
 };
@@ -61,24 +64,25 @@ struct Scrape {
 
 impl Scrape {
     async fn of(engine: &Engine) -> Self {
-        let health = engine.health.now();
+        let health = engine.context.health.now();
         let waiting = if health.database_away {
             None
         } else {
             engine.backlog.read().await.ok()
         };
-        let (workers, slots_used, slots_free) = engine.hub.slots();
-        let collisions = engine.db.collisions();
+        let (workers, slots_used, slots_free) = engine.context.registry.slots();
+        let collisions = engine.context.db.collisions();
         Self {
-            metrics: Arc::clone(&engine.metrics),
+            metrics: Arc::clone(&engine.context.metrics),
             waiting: waiting.map(|waiting| bounded(&waiting)),
             workers,
             slots_used,
             slots_free,
-            subscribers: engine.events.subscribers(),
-            event_lag: engine.events.lag(),
-            judging: engine.judge.waiting(),
+            subscribers: engine.context.events.subscribers(),
+            event_lag: engine.context.events.lag(),
+            judging: engine.context.evaluator.waiting(),
             stalled: engine
+                .context
                 .pulses
                 .slowest()
                 .map_or(Duration::ZERO, |(_, since)| since),
@@ -92,8 +96,8 @@ impl Scrape {
                 engine.audits.repaired(),
                 engine.audits.standing(),
             ],
-            circuits: engine.gates.states(MAX_LABEL_SETS),
-            service_rows_read: engine.gates.rows_read(),
+            circuits: engine.context.admission.states(MAX_LABEL_SETS),
+            service_rows_read: engine.context.admission.rows_read(),
             health,
         }
     }
@@ -146,7 +150,7 @@ impl Scrape {
 
     fn steps(&self, out: &mut Out<'_>) -> fmt::Result {
         let all = self.metrics.steps.all();
-        let rows = |of: fn(&crate::engine::metrics::StepCounts) -> u64| {
+        let rows = |of: fn(&crate::engine::counters::StepCounts) -> u64| {
             all.iter()
                 .map(|(labels, n)| (lane(labels), of(n)))
                 .collect::<Vec<_>>()
@@ -360,7 +364,7 @@ impl Scrape {
             [(Vec::new(), standing)],
         )?;
         let circuits = self.circuits.iter().flat_map(|(of, state)| {
-            Gates::state_names().map(|name| {
+            Admission::state_names().map(|name| {
                 let mut labels = labels(["namespace", "service"], of);
                 labels.push(("state", name.to_owned()));
                 (labels, u32::from(name == *state))

@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn message_uses_the_field_names_of_http() {
-        let violated = |field: &str| crate::engine::intake::Violated {
+        let violated = |field: &str| crate::engine::submission::request::Violated {
             field: field.into(),
             message: "wrong".into(),
         };

@@ -21,7 +21,7 @@ use super::{
     read, sse,
 };
 use crate::{
-    engine::{Engine, intake::Violated},
+    engine::{Engine, submission::request::Violated},
     grpc::{error, room::Room},
     json::{self, protocol},
 };

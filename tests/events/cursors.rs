@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use tasker::{
     engine::{
-        events::{Events, Filter, MAX_SUBSCRIBERS, Start, SubscribeError},
-        health::HealthCell,
-        pulse::Pulses,
+        events::{
+            filter::Filter,
+            reader::{Events, MAX_SUBSCRIBERS},
+            subscription::{Start, SubscribeError},
+        },
+        observe::{health::HealthCell, pulse::Pulses},
     },
     grpc::encoded_event::encode,
     proto::{StartFrom, SubscribeRequest},

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The longest time without progress of a loop (`engine/pulse.rs`), and the time limit until the
+/// The longest time without progress of a loop (`engine/observe/pulse.rs`), and the time limit until the
 /// server reports that.
 const MAX_STALL: Duration = Duration::from_secs(10);
 const KNOWN_BY: Duration = Duration::from_secs(60);

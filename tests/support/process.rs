@@ -9,7 +9,7 @@ use std::{
 use super::SCHEMA;
 
 /// Warnings and errors, and the changes of the database's health.
-const LOG: &str = "warn,tasker::engine::health=info";
+const LOG: &str = "warn,tasker::engine::observe::health=info";
 
 /// A `tasker server` process. Dropping it kills it.
 pub struct ServerProcess {

@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use super::NamedEvent;
+use super::named::NamedEvent;
+
 use crate::domain::event::EventType;
 
 /// Every field that is set must match.

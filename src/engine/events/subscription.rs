@@ -1,16 +1,23 @@
 //! A subscription: its position in the log, and its way from there to the present.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     task::coop::consume_budget,
     time::Instant,
 };
-
 use tokio_util::bytes::Bytes;
 
-use super::{Chunk, Events, Filter, MAX_SUBSCRIBERS, NamedEvent, PAUSE, behind, rest_after};
+use super::{
+    filter::Filter,
+    named::NamedEvent,
+    reader::{Chunk, Events, MAX_SUBSCRIBERS, PAUSE, behind, rest_after},
+};
 use crate::{
     domain::event::{
         cursor::{Cursor, MAX_RUNNING},
@@ -21,7 +28,6 @@ use crate::{
         event::{self, Horizon},
     },
 };
-use std::sync::atomic::Ordering;
 
 /// Interval at which a subscriber without events receives its position, moved or not, so that it
 /// and any proxy see traffic.
@@ -137,7 +143,7 @@ impl Events {
             Start::After(text) => (resumed(&text, &cell, &now, horizon)?, true),
         };
         // The reader may have waited for a first subscriber.
-        self.look();
+        self.wake_reader();
         Ok(Subscription {
             _place: place,
             events: self.clone(),
@@ -205,7 +211,7 @@ impl Subscription {
                 () = stopping.cancelled() => return Err(SubscribeError::Stopping),
                 () = health.is_cut_off() => return Err(SubscribeError::CutOff),
                 () = tokio::time::sleep_until(due) => {}
-                heard = self.live.recv() => match heard {
+                heartbeats = self.live.recv() => match heartbeats {
                     Ok(chunk) => self.take(&chunk),
                     Err(RecvError::Lagged(_)) => self.behind = true,
                     Err(RecvError::Closed) => return Err(SubscribeError::Stopping),

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::{HEADER_BYTES, framed};
 use crate::{
-    engine::edge::Refusal,
+    engine::observe::listener::Refusal,
     grpc::{
         MAX_MESSAGE_BYTES, error,
         gzip::{Inflate, InflateError},

@@ -1,0 +1,4 @@
+//! Commands of operators that are not about one task.
+
+pub mod pause;
+pub mod retire;

@@ -1,0 +1,6 @@
+//! Submits before they enter a transaction.
+
+pub mod group;
+pub mod prepare;
+pub mod request;
+pub mod validate;
