@@ -211,7 +211,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::float_cmp, reason = "sums of small integers are exact")]
     fn bucket_is_refilled_up_to_its_capacity_and_gives_whole_tokens() {
         let rate = |wanted| Rate {
             per_second: 2.0,

@@ -77,10 +77,6 @@ impl Pipeline {
     /// Sends all writes in lock order, and the `COMMIT` last. Without `now` it also begins the
     /// transaction, and the time of the changes is that of its `BEGIN`, which is later than every
     /// commit that the caller knows of.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one statement a line, in the order of the locks"
-    )]
     async fn write(
         &self,
         changes: &Changes,
