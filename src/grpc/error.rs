@@ -144,13 +144,13 @@ fn problems(listed: &[Problem], total: usize) -> Status {
     };
     // The last entry of a truncated list only states that it is truncated, which the status does
     // itself.
-    let told = if total > listed.len() {
+    let shown = if total > listed.len() {
         listed.len().saturating_sub(1)
     } else {
         listed.len()
     };
     violations_of(
-        &listed.iter().take(told).map(violated).collect::<Vec<_>>(),
+        &listed.iter().take(shown).map(violated).collect::<Vec<_>>(),
         total,
     )
 }

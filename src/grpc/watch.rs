@@ -96,7 +96,7 @@ impl Watch {
     async fn wait(&mut self) -> Result<TaskView, Status> {
         let task_id = self.watcher.task_id();
         loop {
-            let news = async {
+            let notification = async {
                 match self.final_only {
                     true => self.watcher.ended().await,
                     false => self.watcher.changed().await,
@@ -109,7 +109,7 @@ impl Watch {
                 LOOK_ANYWAY.min(until_due)
             };
             tokio::select! {
-                _ = tokio::time::timeout(patience, news) => {}
+                _ = tokio::time::timeout(patience, notification) => {}
                 () = self.engine.stopping() => {
                     return Err(error::unavailable("the server is shutting down; watch the task at another one"));
                 }
