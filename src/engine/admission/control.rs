@@ -417,7 +417,7 @@ impl Admission {
             .any(|(_, service)| service.is_shut(now) || service.limit != Limit::None)
     }
 
-    /// Whether all lanes of the catalog are known here.
+    /// Whether all lanes of the templates are known here.
     pub fn knows_all_lanes(&self, templates: &TemplateCache) -> bool {
         self.lock().has(&templates.lanes())
     }

@@ -65,7 +65,7 @@ fn lease(nonce: i64) -> Lease {
     }
 }
 
-fn gates(rows: Vec<ServiceRow>) -> Admission {
+fn admission_of(rows: Vec<ServiceRow>) -> Admission {
     let lanes: Vec<LaneRow> = rows.iter().map(|row| lane(row.service_id)).collect();
     let admission = Admission::new(Uuid::nil());
     admission.lock().learn(rows, true, &[], &lanes);
@@ -157,10 +157,10 @@ fn round(admission: &Admission) -> Vec<(&'static str, usize)> {
 fn idle_services_are_not_visited() {
     // One with a limit, one with a pause, and one with counted calls.
     const FEW: usize = 3;
-    let admission = gates((1..=MANY).map(|id| row(id, id == 1)).collect());
+    let admission = admission_of((1..=MANY).map(|id| row(id, id == 1)).collect());
     for (what, cost) in round(&admission) {
         let walks = if what == "a commit" { 1 } else { 2 };
-        assert!(cost <= FEW * walks, "{what}: {cost} gates");
+        assert!(cost <= FEW * walks, "{what}: {cost} services");
     }
     // Neither does a service that was active once and is at rest again.
     admission.take_reports();
@@ -176,7 +176,7 @@ fn idle_services_are_not_visited() {
 #[test]
 fn active_services_are_listed() {
     const SERVICES: i32 = 12;
-    let admission = gates((1..=SERVICES).map(|id| row(id, id % 3 == 0)).collect());
+    let admission = admission_of((1..=SERVICES).map(|id| row(id, id % 3 == 0)).collect());
     // A simple generator with a fixed seed.
     let mut state = 7_u32;
     let mut random = |below: u32| {
@@ -230,7 +230,7 @@ fn active_services_are_listed() {
 
 #[test]
 fn removed_lanes_are_evicted_with_their_services() {
-    let admission = gates((1..=4).map(|id| row(id, id == 2)).collect());
+    let admission = admission_of((1..=4).map(|id| row(id, id == 2)).collect());
     let rows = vec![row(1, false), row(3, false)];
     let lanes = [lane(1), lane(3)];
     admission.lock().learn(rows, true, &[], &lanes);
@@ -248,7 +248,7 @@ fn removed_lanes_are_evicted_with_their_services() {
 /// A pause applies to lanes that are added later, and to those that exist already.
 #[test]
 fn pause_of_a_name_applies_to_later_lanes() {
-    let admission = gates(vec![row(1, false), row(2, false)]);
+    let admission = admission_of(vec![row(1, false), row(2, false)]);
     let pause = PauseRow {
         namespace: "n".into(),
         task_name: "t".into(),

@@ -64,7 +64,7 @@ pub struct TemplateCache {
 }
 
 impl TemplateCache {
-    /// Creates an empty catalog; call [`TemplateCache::load`] or [`TemplateCache::refresh`] next.
+    /// Creates an empty cache; call [`TemplateCache::load`] or [`TemplateCache::refresh`] next.
     pub fn new(db: Db, metrics: Arc<Metrics>, environment: String) -> Self {
         Self {
             environment,

@@ -1,5 +1,5 @@
-//! Reads the catalog in pages, each with its own time limit, and compiles them on blocking threads.
-//! Each page is available at once, so an aborted reading has not been in vain.
+//! Reads the registered templates in pages, each with its own time limit, and compiles them on
+//! blocking threads. Each page is available at once, so an aborted reading has not been in vain.
 
 use std::{
     collections::BTreeMap,
