@@ -74,6 +74,7 @@ impl Backoff {
     /// Attempt 0 does not exist and is treated as 1.
     pub fn delay_bounds(&self, attempt: u32) -> (Duration, Duration) {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        // The power may overflow to infinity, which the minimum replaces.
         let longest = (self.base_seconds * self.multiplier.powi(exponent)).min(self.max_seconds);
         let shortest = longest * (1.0 - self.jitter);
         (seconds(shortest), seconds(longest))
@@ -86,13 +87,17 @@ impl Backoff {
 
     /// The delay after attempt number `attempt`, with `seconds` as its lower bound.
     pub fn at_least(self, attempt: u32, seconds: f64) -> Self {
+        // A large jitter would stretch the delay far beyond its lower bound.
         let jitter = self.jitter.min(Self::SMALL_JITTER);
+        // The shortest random delay is the share `1 - jitter` of `delay`, hence the division.
         let delay = self
             .delay_bounds(attempt)
             .1
             .as_secs_f64()
             .max(seconds / (1.0 - jitter));
         Self {
+            // Base and maximum are equal and nothing grows, so the formula gives this delay for any
+            // number of an attempt.
             base_seconds: delay,
             multiplier: 1.0,
             max_seconds: delay,

@@ -13,6 +13,7 @@ pub fn find_cycles(edges: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let mut seen = vec![false; edges.len()];
     let mut cycles = Vec::new();
     for start in 0..edges.len() {
+        // One cycle per component: a dense one has exponentially many.
         if !std::mem::replace(&mut seen[group[start]], true) {
             cycles.extend(shortest_cycle(edges, &group, start));
         }
@@ -25,6 +26,7 @@ fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option
     let mut came_from = HashMap::from([(start, start)]);
     let mut queue = VecDeque::from([start]);
     while let Some(node) = queue.pop_front() {
+        // Only edges inside the component can lead back to `start`.
         for next in edges[node]
             .iter()
             .copied()
@@ -38,6 +40,7 @@ fn shortest_cycle(edges: &[Vec<usize>], group: &[usize], start: usize) -> Option
                 cycle.reverse();
                 return Some(cycle);
             }
+            // The first visit comes by a shortest path, so later ones are ignored.
             came_from.entry(next).or_insert_with(|| {
                 queue.push_back(next);
                 node
@@ -59,6 +62,8 @@ pub fn strong_components(edges: &[Vec<usize>]) -> Vec<usize> {
             .for_each(|target| reversed[*target].push(node));
     }
     let mut component = vec![usize::MAX; edges.len()];
+    // Only roots give their number to a component, so the numbers have gaps; their order is what
+    // counts.
     for (number, root) in finishing_order(edges).into_iter().rev().enumerate() {
         let mut stack = vec![root];
         while let Some(node) = stack.pop() {
@@ -78,10 +83,13 @@ fn finishing_order(edges: &[Vec<usize>]) -> Vec<usize> {
     for root in 0..edges.len() {
         let mut stack = vec![(root, 0)];
         while let Some((node, edge)) = stack.pop() {
+            // Several edges may push a node before the search enters it.
             if edge == 0 && std::mem::replace(&mut entered[node], true) {
                 continue;
             }
             match edges[node].get(edge) {
+                // The node goes back below its target, so that the search leaves it after the
+                // target.
                 Some(next) => stack.extend([(node, edge + 1), (*next, 0)]),
                 None => order.push(node),
             }

@@ -42,6 +42,7 @@ pub struct JsonError {
 /// The first problem: syntax, size, depth, a repeated key, the escape `\u0000`, or half of a
 /// surrogate pair.
 pub fn check_document(text: &str, max_bytes: usize) -> Result<(), JsonError> {
+    // Before the scan, so that an oversized text costs nothing.
     if text.len() > max_bytes {
         let message = format!(
             "the document has {} bytes, but at most {max_bytes} are allowed",
@@ -88,6 +89,7 @@ pub fn parse(text: &str, max_bytes: usize) -> Result<Value, JsonError> {
 
 /// Whether a number in JSON syntax is within [`MAX_NUMBER_DIGITS`].
 pub fn number_is_bounded(number: &str) -> bool {
+    // Judged by its text: the value itself may be too large to compute with.
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let Ok(exponent) = exponent.parse::<i64>() else {
@@ -101,6 +103,7 @@ pub fn number_is_bounded(number: &str) -> bool {
 
 fn error_at(text: &str, offset: usize, message: String) -> JsonError {
     let mut offset = offset.min(text.len());
+    // A size limit may fall inside a character.
     while !text.is_char_boundary(offset) {
         offset -= 1;
     }
@@ -137,6 +140,7 @@ struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     fn document(&mut self) -> Result<(), Failure> {
+        // `open` is the stack, so that the nesting of a document cannot exhaust the thread's.
         loop {
             if self.value()? && self.after_value()? {
                 return Ok(());
@@ -191,6 +195,7 @@ impl<'a> Scanner<'a> {
         }
         let start = self.at;
         self.string()?;
+        // Compared without escapes, since `"a"` and `"\u0061"` are one key.
         let key = self.key_text(start);
         if key.starts_with(RESERVED_KEYS) {
             return Err((
@@ -213,8 +218,11 @@ impl<'a> Scanner<'a> {
     fn key_text(&self, start: usize) -> Cow<'a, str> {
         let quoted = &self.bytes[start..self.at];
         if quoted.contains(&b'\\') {
+            // The scanner has accepted this string, so the parser does, too.
             return serde_json::from_slice(quoted).unwrap_or_default();
         }
+        // The bytes between two ASCII quotes of a `str` are UTF-8, so nothing is replaced or
+        // copied.
         String::from_utf8_lossy(&quoted[1..quoted.len() - 1])
     }
 
@@ -279,6 +287,7 @@ impl<'a> Scanner<'a> {
     fn unicode_escape(&mut self) -> Result<(), Failure> {
         match self.code_unit(self.at)? {
             0 => self.fail("the escape \\u0000 cannot be stored by Postgres".into()),
+            // Half of a pair is no character, and `jsonb` refuses it.
             0xD800..=0xDBFF => {
                 let low = (self.bytes.get(self.at + 6..self.at + 8) == Some(b"\\u".as_slice()))
                     .then(|| self.code_unit(self.at + 6))
@@ -328,6 +337,7 @@ impl<'a> Scanner<'a> {
             self.skip_one(b"+-");
             self.digits()?;
         }
+        // Here and not in the parser, which would accept a short text with a huge exponent.
         let bounded = str::from_utf8(&self.bytes[start..self.at]).is_ok_and(number_is_bounded);
         if bounded {
             Ok(())

@@ -34,6 +34,7 @@ pub fn check(name: &str) -> Result<(), String> {
             name.len()
         ));
     }
+    // HTTP clients resolve such segments away before the server sees the path.
     if name == "." || name == ".." {
         return Err(format!(
             "the name `{name}` is a step in a path; expected another name"
@@ -49,6 +50,8 @@ pub fn check(name: &str) -> Result<(), String> {
 
 /// The problem of a character in a name, if it is not allowed.
 fn fault(char: char) -> Option<String> {
+    // Control characters come first: a tab is white space, too, and the first message is more
+    // precise.
     let code = u32::from(char);
     if char.is_control() {
         Some(format!(

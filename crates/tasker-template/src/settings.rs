@@ -74,6 +74,7 @@ impl Settings {
     /// # Errors
     /// The first problem of the text.
     pub fn from_json(text: &str, template: &Template) -> Result<Settings, String> {
+        // The server wrote this text, so its size is not checked again.
         let value = json_text::parse(text, usize::MAX).map_err(|error| error.to_string())?;
         let entries = value.as_array().ok_or("expected a list")?;
         let read = entries.iter().map(|entry| read_entry(entry, template));
@@ -87,6 +88,7 @@ impl Settings {
             .map(|(_, step)| step)
             .filter(|step| step.changes_step())
             .peekable();
+        // Most steps have no changes, and are not copied.
         changes.peek()?;
         let mut step = template.steps.get(index)?.clone();
         changes.for_each(|change| change.apply(&mut step));
@@ -109,6 +111,7 @@ impl Settings {
         }
         for (origin, step) in self.of_step(index) {
             for setting in step.settings() {
+                // A later adjustment goes over an earlier one, so its origin alone is true.
                 origins.retain(|(known, _)| *known != setting);
                 origins.push((setting, origin.to_owned()));
             }

@@ -47,7 +47,9 @@ fn distance(word: &str, candidate: &str) -> Option<usize> {
     if a.len().max(b.len()) > LONGEST || shorter < 2 {
         return None;
     }
+    // Two edits turn a short word into too many others.
     let limit = if shorter < 5 { 1 } else { 2 };
+    // The difference in length is a lower bound, which spares most comparisons.
     let edits = if a.len().abs_diff(b.len()) <= limit {
         osa_distance(&a, &b)
     } else {
@@ -56,6 +58,7 @@ fn distance(word: &str, candidate: &str) -> Option<usize> {
     if edits <= limit {
         return Some(edits);
     }
+    // A part of the right word, as `retry_limit` for `default_retry_limit`, is far by edits.
     let contained = shorter >= 5 && (a.contains(&b) || b.contains(&a));
     contained.then_some(limit + 1)
 }

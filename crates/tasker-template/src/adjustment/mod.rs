@@ -151,6 +151,7 @@ impl StepAdjustment {
 
 fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
+        // An empty map is a value of its own, and a leaf.
         Value::Object(map) if path.is_empty() || !map.is_empty() => {
             for (key, value) in map {
                 let path = if path.is_empty() {

@@ -151,6 +151,7 @@ impl Reader {
         self.refuse_unknown(pointer, map, &KNOWN_OF_STEP);
         let at = |key: &str| join(pointer, key);
         let adjustment = StepAdjustment {
+            // The caller knows the index, and sets it.
             index: 0,
             retry_limit: map.get("retry_limit").and_then(|value| {
                 let what = format!("a whole number from 1 to {MAX_RETRY_LIMIT}");
@@ -174,6 +175,8 @@ impl Reader {
                 .get("skip")
                 .and_then(|value| self.bool(&at("skip"), value)),
         };
+        // `apply` gives a step that is not retryable the limit 1, so another limit would be ignored
+        // silently.
         let retried = adjustment.retry_limit.is_some_and(|limit| limit > 1);
         if retried && !adjustment.retryable.unwrap_or(step.retryable) {
             let message = "the step is not retryable, so it has one attempt; expected `default_retryable: true` beside it";
@@ -249,6 +252,8 @@ impl Reader {
                 );
             }
         }
+        // The handler receives the merged configuration, which may be too large although each part
+        // fits.
         let mut merged = step.handler_config.clone();
         merge(&mut merged, &map);
         let bytes = Value::Object(merged).to_string().len();
@@ -272,6 +277,7 @@ impl Reader {
         };
         self.refuse_unknown(pointer, map, &Backoff::FIELDS);
         let mut found = BTreeMap::new();
+        // The bounds are compared after the merge, since the template may supply one of them.
         let mut merged = step.backoff;
         for field in Backoff::FIELDS {
             let Some(value) = map.get(field) else {
@@ -303,5 +309,6 @@ impl Reader {
 
 /// The pointer of `key` in the value at `parent`, escaped as RFC 6901 demands.
 fn join(parent: &str, key: &str) -> String {
+    // `~` first: afterwards it would escape the `~` of `~1` again.
     format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
 }

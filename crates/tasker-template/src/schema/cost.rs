@@ -26,6 +26,7 @@ pub(super) fn check(survey: &Survey, problems: &mut Vec<SchemaProblem>) {
     for cycle in find_cycles(&same_value) {
         problems.push(loop_problem(places, &cycle));
     }
+    // The figures below assume a graph without loops for one value and with all its edges.
     if !problems.is_empty() {
         return;
     }
@@ -157,6 +158,7 @@ fn same_value_work(places: &[Place], edges: &[Vec<usize>]) -> u64 {
         let below = edges[place]
             .iter()
             .fold(0_u64, |sum, target| sum.saturating_add(work[*target]));
+        // At each level of nesting, so that the work may double with each.
         let rounds = if places[place].looks_twice { 2 } else { 1 };
         work[place] = below.saturating_mul(rounds).saturating_add(1);
     }

@@ -57,10 +57,12 @@ impl<'s> Filler<'s> {
         value: &mut Value,
         depth: usize,
     ) -> Result<bool, FillError> {
+        // Per visit and not per schema: a long list visits the schema of its items again and again.
         self.budget.spend(PLACE)?;
         let Value::Object(schema) = schema else {
             return Ok(false);
         };
+        // A default inside a recursive schema may contain its own property, without an end.
         if depth > MAX_DEPTH {
             return Err(FillError::Depth);
         }
@@ -68,6 +70,7 @@ impl<'s> Filler<'s> {
         for other in self.beside(schema) {
             added |= self.apply(other, value, depth)?;
         }
+        // For these drafts the keywords beside `$ref` do not exist.
         if self.is_only_ref(schema) {
             return Ok(added);
         }
@@ -94,10 +97,12 @@ impl<'s> Filler<'s> {
             if !object.contains_key(name)
                 && let Some(default) = self.default_of(property)?
             {
+                // Before the copy, since a default may be large.
                 self.pay(name, default)?;
                 object.insert(name.clone(), default.clone());
                 added = true;
             }
+            // Also into a default that was just added: its own properties may be missing.
             if let Some(value) = object.get_mut(name) {
                 added |= self.apply(property, value, depth + 1)?;
             }
@@ -113,6 +118,7 @@ impl<'s> Filler<'s> {
         items: &mut [Value],
         depth: usize,
     ) -> Result<bool, FillError> {
+        // Only the older drafts read a list under `items` as one schema for each position.
         let old_form =
             keywords::shape("items", self.survey.draft) == Some(Shape::OneOrList(Role::Item));
         let (first, rest) = match schema.get("items") {

@@ -27,6 +27,7 @@ pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
         .resources
         .insert(without_fragment(&base).to_owned(), String::new());
     finder.visit(root, String::new(), &base, "");
+    // Most schemas have no inner identity, and are not copied.
     if finder.inner == 0 {
         return Cow::Borrowed(root);
     }
@@ -35,8 +36,11 @@ pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
         let Some(Value::Object(schema)) = flat.pointer_mut(&place.pointer) else {
             continue;
         };
+        // The top keeps its identity, which is the base of the whole document.
         if !place.pointer.is_empty() {
             schema.shift_remove(word(draft));
+            // Generators repeat the top's `$schema`; a different one stays, and the survey refuses
+            // it.
             let same_dialect = schema
                 .get("$schema")
                 .is_some_and(|named| root.get("$schema") == Some(named));
@@ -79,6 +83,8 @@ impl Finder {
         let (mut base, mut top) = (base.to_owned(), top.to_owned());
         if let Some(id) = identity(schema, self.draft).filter(|_| !at.is_empty()) {
             self.inner += 1;
+            // Drafts 6 and 7 write an anchor this way: it names a place, and begins no part of its
+            // own.
             if let Some(name) = id.strip_prefix('#') {
                 self.anchors
                     .insert((base.clone(), name.to_owned()), at.clone());
@@ -122,6 +128,7 @@ impl Finder {
     /// has that name: it then stays unchanged.
     fn target(&self, reference: &str, place: &Place) -> Option<String> {
         let (uri, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+        // A URI of no part is left to the survey, which reports it.
         let (top, base) = match uri {
             "" => (place.top.as_str(), place.base.clone()),
             uri => {
@@ -157,10 +164,12 @@ fn join(base: &str, uri: &str) -> String {
     if has_scheme || base.is_empty() {
         return uri.to_owned();
     }
+    // An absolute path replaces the whole path of the base.
     if let (Some(path), Some((scheme, rest))) = (uri.strip_prefix('/'), base.split_once("://")) {
         let host = rest.split('/').next().unwrap_or(rest);
         return format!("{scheme}://{host}/{path}");
     }
+    // A relative path replaces the last segment; the slashes of `://` end no segment.
     match base.rfind('/') {
         Some(slash) if !base[..=slash].ends_with("://") => format!("{}{uri}", &base[..=slash]),
         _ => format!("{base}/{uri}"),

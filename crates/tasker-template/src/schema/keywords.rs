@@ -40,6 +40,8 @@ pub(super) fn shape(keyword: &str, draft: Draft) -> Option<Shape> {
 }
 
 fn applicator(keyword: &str, draft: Draft) -> Option<Shape> {
+    // `dependencies` and `definitions` were replaced in 2019-09, but the later metaschemas still
+    // allow them.
     Some(match keyword {
         "allOf" | "anyOf" | "oneOf" => Shape::List(Role::SameValue),
         "not" => Shape::One(Role::SameValue),

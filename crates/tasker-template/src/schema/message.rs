@@ -74,6 +74,8 @@ pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
 pub(super) fn schema_problem(error: &ValidationError<'_>) -> SchemaProblem {
     let Violation { pointer, message } = violation(error);
     let keyword = pointer.rsplit('/').next().unwrap_or_default();
+    // The metaschema expresses these keywords by `anyOf` and by lists of types, whose messages do
+    // not name the expected form.
     let message = match (error.kind(), keyword) {
         (Kind::AnyOf { .. }, "type") => {
             "expected array, boolean, integer, null, number, object, string, or a list of these without repetition"

@@ -96,6 +96,7 @@ impl Meter {
             .collect();
         let nodes = survey.places.iter().map(|place| {
             let schema = root.pointer(&place.pointer).and_then(Value::as_object);
+            // A boolean schema has no keywords to read.
             schema.map_or_else(Node::trivial, |schema| {
                 Reader {
                     root,
@@ -140,6 +141,8 @@ struct Reader<'s> {
 impl Reader<'_> {
     fn node(&self) -> Node {
         let schema = self.schema;
+        // A list under a name, as in `dependentRequired`, is looped over as a whole, so its items
+        // count beside the name.
         let members = |keyword: &str| match schema.get(keyword) {
             Some(Value::Array(items)) => items.len() as u64,
             Some(Value::Object(map)) => map
@@ -172,8 +175,12 @@ impl Reader<'_> {
                 .collect(),
             additional: self.one("additionalProperties"),
             property_names: self.one("propertyNames"),
+            // A list of names in `dependencies` is no place of the survey, so `named` leaves it
+            // out.
             dependent: [self.named("dependentSchemas"), self.named("dependencies")].concat(),
             unevaluated_properties: self.one("unevaluatedProperties"),
+            // The list form of `items` exists only in drafts without `prefixItems`, so one of both
+            // is empty.
             first_items: [self.list("prefixItems"), self.list("items")].concat(),
             items: self.one("items").or_else(|| self.one("additionalItems")),
             contains: self.one("contains"),
@@ -196,6 +203,7 @@ impl Reader<'_> {
             Some(_) => SCAN_PER_KIB,
             None => 0,
         };
+        // Counting characters costs a fraction of the check of a format.
         pattern
             .saturating_add(format)
             .saturating_add(SCAN_PER_KIB / 8 * scans as u64)
@@ -208,6 +216,7 @@ impl Reader<'_> {
             .get("enum")
             .and_then(Value::as_array)
             .map_or(&[][..], Vec::as_slice);
+        // One value of another kind makes the validator compare with each candidate in turn.
         let hashed = listed.len() > HASHED_STRINGS
             && listed
                 .iter()
@@ -241,6 +250,7 @@ impl Reader<'_> {
     }
 
     fn same(&self) -> Vec<Same> {
+        // The survey has reported a reference without a target; here it costs nothing.
         let references = REFERENCES.iter().filter_map(|keyword| {
             let target = self
                 .survey
@@ -250,6 +260,7 @@ impl Reader<'_> {
                 kind: SameKind::Reference,
             })
         });
+        // A keyword holds a list or a single schema, so one of both is empty.
         let of = |keyword: &str, kind: SameKind| {
             let all = self.list(keyword).into_iter().chain(self.one(keyword));
             all.map(move |to| Same { to, kind }).collect::<Vec<_>>()
@@ -311,6 +322,7 @@ pub(super) fn comparison(value: &Value) -> u64 {
     match value {
         Value::Null | Value::Bool(_) => 1,
         Value::Number(number) => number::comparison(number),
+        // Texts are compared in bulk, so a step covers many bytes.
         Value::String(text) => 1 + text.len() as u64 / 256,
         Value::Array(items) => items.iter().fold(1, |sum, item| sum + comparison(item)),
         Value::Object(map) => map.iter().fold(1, |sum, (key, item)| {

@@ -109,9 +109,12 @@ impl ContextSchema {
 
     fn compile_for(schema: &Value, of_context: bool) -> Result<Self, Vec<SchemaProblem>> {
         let draft = Draft::default().detect(schema);
+        // Without a draft no keyword has a meaning, so this problem is returned alone.
         if draft == Draft::Unknown {
             return Err(vec![unknown_draft()]);
         }
+        // First of all: every later step addresses parts by their pointer from the top, which an
+        // inner `$id` would redefine.
         let schema = &*identity::flatten(schema, draft);
         let mut problems = metaschema_problems(schema);
         if of_context && !survey::accepts_objects(schema) {
@@ -137,6 +140,8 @@ impl ContextSchema {
             survey,
             meter,
         };
+        // Last: filling and compiling the defaults is safe only within the bounds that were checked
+        // above.
         finish(compiled.default_problems())?;
         Ok(compiled)
     }
@@ -180,7 +185,10 @@ impl ContextSchema {
                 }
                 error => whole(error.to_string()),
             })?;
+        // After the defaults: a default may supply a required property, and must fit the client's
+        // own part.
         self.check(context, budget)?;
+        // Spliced last, so that a refused context costs no copy of its text.
         Ok(added.then(|| splice::splice(text, context)))
     }
 
@@ -206,17 +214,23 @@ impl ContextSchema {
 
     /// The violations of an invalid document, as far as the steps that are left allow.
     fn violations(&self, document: &Value, budget: &Budget) -> Vec<Violation> {
+        // An invalid document must not cost much more than a valid one: the search gets a multiple
+        // of the steps of the check, and at most the rest of the budget.
         let afforded = budget.left().min(
             budget
                 .spent()
                 .saturating_mul(ERRORS_PER_STEP)
                 .saturating_add(ERRORS),
         );
+        // A budget of its own counts the walk, so that a search that is too expensive takes nothing
+        // off the real one.
         let affords = |question| {
             let trial = Budget::of(afforded.min(budget.left()));
             walk::count(&self.meter, document, question, &trial).is_ok()
                 && budget.spend(trial.spent()).is_ok()
         };
+        // From the most informative answer to the cheapest: all errors, the first one, the bare
+        // fact.
         if affords(Question::Errors { copies: false }) {
             return listed(self.validator.iter_errors(document));
         }
@@ -274,10 +288,14 @@ impl ContextSchema {
             })
         };
         let mut default = self.schema.pointer(owner)?.get("default")?.clone();
+        // A fresh budget, since a registration has no input whose budget could pay.
         if let Err(error) = self.filler(&Budget::new()).fill(owner, &mut default) {
             return problem(error.to_string());
         }
+        // A reference into the whole schema: the part alone would lose the definitions that it
+        // refers to.
         let part = json!({ "$ref": format!("{SELF_URI}#{}", pointer::to_fragment(owner)) });
+        // The wrapper has no `$schema` from which the draft could be detected.
         match options()
             .with_draft(self.survey.draft)
             .with_registry(registry)
@@ -311,6 +329,7 @@ fn listed<'e>(mut errors: impl Iterator<Item = jsonschema::ValidationError<'e>>)
         .take(MAX_VIOLATIONS)
         .map(|e| message::violation(&e))
         .collect();
+    // The count runs the search to its end, for which `violations` has paid.
     let hidden = errors.count();
     if let Some(last) = violations.last_mut().filter(|_| hidden > 0) {
         *last = Violation {
@@ -324,9 +343,12 @@ fn listed<'e>(mut errors: impl Iterator<Item = jsonschema::ValidationError<'e>>)
 /// The validator's options, the same for each use: offline, with asserted formats and bounded
 /// patterns.
 fn options<'r>() -> ValidationOptions<'r> {
+    // The engine without back references matches in linear time; both limits bound its memory.
     let patterns = PatternOptions::regex()
         .size_limit(MAX_PATTERN_BYTES)
         .dfa_size_limit(MAX_PATTERN_BYTES);
+    // The survey warns of unknown formats; an error here would refuse schemas that generators
+    // write.
     jsonschema::options()
         .offline()
         .should_validate_formats(true)

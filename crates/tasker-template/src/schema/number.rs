@@ -25,6 +25,7 @@ impl Form {
     fn of(number: &Number) -> Form {
         let text = number.as_str();
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        // A longer exponent saturates, so that such a number exceeds every budget.
         let zeros = exponent.parse::<i64>().map_or(u64::MAX, i64::unsigned_abs);
         Form {
             digits: zeros.saturating_add(mantissa.len() as u64),
@@ -102,6 +103,7 @@ impl Numeric {
                 continue;
             };
             let form = Form::of(limit);
+            // Such a limit forces exact arithmetic upon each value, also upon plain ones.
             if !form.is_plain() {
                 found.exact += 1;
                 found.exact_steps = found.exact_steps.saturating_add(form.fraction());

@@ -38,6 +38,7 @@ impl Effort {
     pub fn measure(pattern: &str) -> Effort {
         let parts = match jsonschema_regex::to_rust_regex(pattern) {
             Ok(pattern) => parts(&pattern),
+            // The survey has refused such a pattern, so the worst case is a safe answer.
             Err(()) => Some(MAX_PARTS),
         };
         Effort {
@@ -68,6 +69,7 @@ pub(super) fn per_kib(steps: u64, bytes: usize) -> u64 {
 /// The number of parts of a pattern; `None` if its automaton has few states in both directions.
 fn parts(pattern: &str) -> Option<u64> {
     let mut most = 0;
+    // The engine may search in either direction, so the more expensive automaton counts.
     for reverse in [false, true] {
         let config = thompson::Config::new()
             .nfa_size_limit(Some(MAX_PATTERN_BYTES))
@@ -79,15 +81,19 @@ fn parts(pattern: &str) -> Option<u64> {
             .syntax(syntax::Config::new())
             .build(pattern)
         else {
+            // The pattern exceeds the size limit.
             return Some(MAX_PARTS);
         };
         let parts = nfa.states().len() as u64;
+        // Backwards, the search looks for the earliest start of a match and follows all
+        // alternatives.
         let kind = if reverse {
             MatchKind::All
         } else {
             MatchKind::LeftmostFirst
         };
         let config = DFA::config().match_kind(kind).unicode_word_boundary(true);
+        // A pattern that needs a larger cache gets its minimum instead of an error.
         let config = config
             .cache_capacity(2 * MAX_PATTERN_BYTES)
             .skip_cache_capacity_check(true);
@@ -111,6 +117,8 @@ fn has_few_states(dfa: &DFA) -> bool {
 fn visit_all(dfa: &DFA, cache: &mut Cache) -> Option<bool> {
     let mut known: HashSet<LazyStateID> = HashSet::new();
     let mut open = Vec::new();
+    // The start state depends on the byte before the match: one byte for each class that the engine
+    // distinguishes.
     for before in [
         None,
         Some(b'a'),
@@ -125,6 +133,8 @@ fn visit_all(dfa: &DFA, cache: &mut Cache) -> Option<bool> {
         open.push(dfa.start_state(cache, &config).ok()?);
     }
     while let Some(state) = open.pop() {
+        // At a byte that the automaton cannot judge, such as a non-ASCII one beside a word
+        // boundary, the engine falls back to the slow walk.
         if state.is_quit() {
             return None;
         }
@@ -134,6 +144,7 @@ fn visit_all(dfa: &DFA, cache: &mut Cache) -> Option<bool> {
         if known.len() > MAX_STATES {
             return Some(false);
         }
+        // All bytes of a class lead to the same state.
         for byte in dfa.byte_classes().representatives(0_u8..=255) {
             if let Some(byte) = byte.as_u8() {
                 open.push(dfa.next_state(cache, state, byte).ok()?);

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 /// The pointer of `key` in the value at `parent`.
 pub(super) fn join(parent: &str, key: &str) -> String {
+    // `~` first: afterwards it would escape the `~` of `~1` again.
     format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 

@@ -38,6 +38,7 @@ impl Splicer<'_> {
             (b'[', Value::Array(items)) => self.array(items),
             (b'"', _) => self.string(),
             _ => {
+                // A number or a word ends at the next delimiter.
                 self.at += self
                     .rest()
                     .find([',', ']', '}', ' ', '\n', '\r', '\t'])
@@ -56,6 +57,7 @@ impl Splicer<'_> {
             self.next_token();
             self.string();
             self.at += usize::from(self.next_token() == b':');
+            // Fewer keys than in the text: the value is not of this text, so nothing is inserted.
             let Some((_, value)) = entries.next() else {
                 return;
             };
@@ -65,6 +67,7 @@ impl Splicer<'_> {
         }
         self.at += 1;
         for (key, value) in entries {
+            // Only the first addition copies text; for the next ones `copied` is at `end` already.
             self.output.push_str(&self.text[self.copied..end]);
             self.copied = end;
             let comma = if known > 0 { "," } else { "" };

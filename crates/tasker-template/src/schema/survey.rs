@@ -89,6 +89,7 @@ impl Survey {
 
     /// The pointer of a reference's target; `None` if the target is outside the schema or missing.
     pub fn target(&self, reference: &str, root: &Value) -> Option<String> {
+        // A reference without `#` at its start leaves the schema, and nothing is fetched.
         let fragment = pointer::from_fragment(reference.strip_prefix('#')?)?;
         if fragment.is_empty() || fragment.starts_with('/') {
             return root.pointer(&fragment).is_some().then_some(fragment);
@@ -150,6 +151,7 @@ impl<'s> Walk<'s, '_> {
     }
 
     fn visit(&mut self, pointer: String) -> usize {
+        // A place is entered once, however many references lead to it; that ends recursive schemas.
         *self.index.entry(pointer).or_insert_with_key(|pointer| {
             self.survey.places.push(Place {
                 pointer: pointer.clone(),
@@ -183,6 +185,7 @@ impl<'s> Walk<'s, '_> {
 
     fn read(&mut self, place: usize) {
         let at = self.survey.places[place].pointer.clone();
+        // A boolean schema, or a target that is no schema, has no keywords.
         let Some(Value::Object(schema)) = self.root.pointer(&at) else {
             return;
         };
@@ -198,6 +201,7 @@ impl<'s> Walk<'s, '_> {
         if let Some(Value::String(pattern)) = schema.get("pattern") {
             self.check_pattern(pattern, pointer::join(&at, "pattern"));
         }
+        // A keyword that the draft ignores is reported, since its author expects an effect.
         let only_ref = self.survey.ref_hides_siblings() && schema.contains_key("$ref");
         for (keyword, value) in schema {
             let here = pointer::join(&at, keyword);
@@ -213,6 +217,7 @@ impl<'s> Walk<'s, '_> {
                 Some(shape) => self.descend(place, shape, keyword, value, &here),
             }
         }
+        // Queued and not followed: the anchor may be in a place that has not been read yet.
         for keyword in REFERENCES {
             if let Some(Value::String(reference)) = schema.get(keyword) {
                 self.references.push((place, keyword, reference));
@@ -231,6 +236,7 @@ impl<'s> Walk<'s, '_> {
                 }
             }
             (Shape::Named(role), Value::Object(schemas)) => {
+                // `dependencies` may hold a list of names, which is no schema.
                 for (name, _) in schemas.iter().filter(|(_, schema)| !schema.is_array()) {
                     let child = pointer::join(here, name);
                     if keyword == "patternProperties" {
@@ -245,6 +251,8 @@ impl<'s> Walk<'s, '_> {
 
     fn link(&mut self, place: usize, role: Role, pointer: String) {
         let to = self.visit(pointer);
+        // A definition applies to no value by itself, so it has no edge; it is visited and checked
+        // all the same.
         if role != Role::Aside {
             self.survey.places[place].edges.push(Edge { role, to });
         }
@@ -257,6 +265,7 @@ impl<'s> Walk<'s, '_> {
             .into_iter()
             .filter(|keyword| !at.is_empty() && schema.contains_key(*keyword))
         {
+            // Later drafts have no keyword `id`, and report it as unknown.
             if keyword != "id" || self.survey.draft == Draft::Draft4 {
                 self.report(
                     pointer::join(at, keyword),
@@ -296,12 +305,14 @@ impl<'s> Walk<'s, '_> {
 
     fn check_pattern(&mut self, pattern: &str, at: String) {
         self.survey.patterns += 1;
+        // Counted before the compilation, which is the expensive part.
         if self.survey.patterns > MAX_PATTERNS {
             self.report(at, format!("a schema has at most {MAX_PATTERNS} patterns"));
         } else if options().build(&json!({ "pattern": pattern })).is_err() {
             let message = "expected a regular expression without look-around and back references, and not too large";
             self.report(at, format!("{message}, found `{}`", cut(pattern)));
         } else if !self.survey.efforts.contains_key(pattern) {
+            // Measuring visits the automaton's states, so a repeated pattern is measured once.
             self.survey
                 .efforts
                 .insert(pattern.to_owned(), Effort::measure(pattern));
@@ -319,6 +330,7 @@ impl<'s> Walk<'s, '_> {
     }
 
     fn warn(&mut self, pointer: String, message: String) {
+        // Bounded here: problems are cut by `finish`, which does not see the warnings.
         if self.survey.warnings.len() < MAX_VIOLATIONS {
             self.survey
                 .warnings

@@ -74,10 +74,13 @@ impl Walk<'_> {
         question: Question,
         open: &mut Vec<Task>,
     ) -> Counted {
+        // All indices come from the meter; an unknown one costs nothing instead of a panic.
         let Some(node) = self.meter.nodes.get(place) else {
             return Ok(());
         };
+        // Paid before the subschemas are queued, so that a spent budget ends the walk here.
         self.own(node, value, question)?;
+        // An `unevaluated` keyword sends the validator through the schemas beside it a second time.
         if node.marks() {
             open.push(Task::Mark(place));
         }
@@ -101,6 +104,8 @@ impl Walk<'_> {
     /// Counts the keywords that hold no schemas.
     fn own(&self, node: &Node, value: &Value, question: Question) -> Counted {
         self.budget.spend(node.fixed)?;
+        // The worst case: each keyword reports an error, with a copy of the value where errors are
+        // owned.
         if let Question::Errors { copies } = question {
             self.budget
                 .spend((1 + node.keywords).saturating_mul(ERROR))?;
@@ -138,6 +143,8 @@ impl Walk<'_> {
 
     fn object(&self, node: &Node, map: &Map<String, Value>, question: Question) -> Counted {
         self.budget.spend(map.len() as u64 / 4)?;
+        // The smaller side drives the loop, so neither a wide object nor a wide schema alone is
+        // slow.
         if map.len() < node.named.len() {
             for (name, value) in map {
                 if let Some(child) = node.named.get(name) {
@@ -151,12 +158,14 @@ impl Walk<'_> {
                 }
             }
         }
+        // An upper bound without matching: each pattern may match each name.
         for (effort, child) in &node.patterns {
             for (name, value) in map {
                 self.budget.spend(effort.of(name.len()))?;
                 self.visit(*child, value, question)?;
             }
         }
+        // Names that a pattern matches are counted here, too, since no pattern is matched.
         if let Some(child) = node.additional {
             for (_, value) in map
                 .iter()
@@ -170,6 +179,7 @@ impl Walk<'_> {
                 .try_for_each(|value| self.visit(child, value, question))?;
         }
         if let Some(child) = node.property_names {
+            // The name is a temporary value, so the validator copies it into each error.
             let question = if question == Question::Fits {
                 question
             } else {
@@ -186,6 +196,8 @@ impl Walk<'_> {
             if let Some(child) = node.first_items.get(index).copied().or(node.items) {
                 self.visit(child, item, question)?;
             }
+            // The validator asks each item only whether it fits; an error of `contains` is about
+            // the list.
             if let Some(child) = node.contains {
                 self.visit(child, item, Question::Fits)?;
             }
@@ -233,6 +245,8 @@ impl Walk<'_> {
             }
             _ => return Ok(()),
         }
+        // A part or a branch marks only if it fits, so it is applied once more; a reference only
+        // passes its marks on, and `not` marks nothing.
         for same in node.same.iter().filter(|same| same.kind != SameKind::Not) {
             if same.kind != SameKind::Reference {
                 open.push(Task::Apply(same.to, Question::Fits));
@@ -255,6 +269,8 @@ impl Walk<'_> {
             self.budget.spend(8 + 2 * cost)?;
             let mut hasher = DefaultHasher::new();
             hash(item, &mut hasher);
+            // A hostile list may have one hash for all its items, which makes the validator's
+            // search quadratic, so each pair with equal hashes is paid for.
             let equal = seen.entry(hasher.finish()).or_default();
             self.budget.spend(equal.saturating_mul(2 * cost))?;
             *equal += 1;
@@ -267,6 +283,8 @@ impl Walk<'_> {
         let left = self.budget.left();
         let mut size = 0;
         measure(value, left, &mut size);
+        // `measure` stopped early, so `size` is a lower bound; it does not fit, and the error
+        // states it.
         if size > left {
             self.budget.spend(size).map(|()| size)
         } else {
@@ -295,6 +313,8 @@ fn measure(value: &Value, limit: u64, size: &mut u64) {
         Value::Number(number) => *size += number.as_str().len() as u64 / 128,
         Value::Array(items) => {
             for item in items {
+                // A value beyond the budget is refused anyway; measuring it must not cost more than
+                // the budget.
                 if *size > limit {
                     return;
                 }
@@ -322,7 +342,9 @@ fn hash(value: &Value, hasher: &mut DefaultHasher) {
         Value::Bool(value) => value.hash(hasher),
         Value::Number(number) => match number.as_f64() {
             Some(value) if value != 0.0 => value.to_bits().hash(hasher),
+            // Zero and minus zero are equal, so they need one hash.
             Some(_) => 0_u64.hash(hasher),
+            // Numbers outside the range of `f64` all collide, which counts as the worst case.
             None => {}
         },
         Value::String(text) => text.hash(hasher),
@@ -333,6 +355,7 @@ fn hash(value: &Value, hasher: &mut DefaultHasher) {
                 let mut entry = DefaultHasher::new();
                 key.hash(&mut entry);
                 hash(value, &mut entry);
+                // Equality ignores the order of keys, so the combination has to be commutative.
                 all ^= entry.finish();
             }
             hasher.write_u64(all);
