@@ -27,6 +27,7 @@ impl Interpolation {
         let (mut parts, mut plain, mut at) = (Vec::new(), String::new(), 0);
         while let Some(found) = text[at..].find("${") {
             let dollar = at + found;
+            // The first `$` stays as text, so only the brace is added.
             if text[at..dollar].ends_with('$') {
                 plain.push_str(&text[at..dollar]);
                 plain.push('{');
@@ -57,6 +58,7 @@ impl Interpolation {
             return Ok(None);
         }
         plain.push_str(&text[at..]);
+        // No empty text after a single expression, which `value` recognises by its being alone.
         if !plain.is_empty() || parts.is_empty() {
             parts.push(Part::Text(plain));
         }
@@ -93,6 +95,7 @@ fn length(text: &str) -> Option<usize> {
     for (at, char) in text.char_indices() {
         match (char, quote) {
             _ if escaped => escaped = false,
+            // A backslash escapes only inside quotes.
             ('\\', Some(_)) => escaped = true,
             (_, Some(open)) => quote = quote.filter(|_| char != open),
             ('"' | '\'', None) => quote = Some(char),

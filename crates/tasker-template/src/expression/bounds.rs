@@ -110,6 +110,7 @@ pub(super) fn size(variable: Variable<'_>, reads: &Reads) -> u64 {
 
 fn part_size(value: &Value, reads: &Reads) -> u64 {
     match value {
+        // Follows `values::part`, which does the work that is counted here.
         _ if reads.whole => measure(value).whole,
         Value::Object(map) => {
             let parts = reads
@@ -145,6 +146,8 @@ impl<'v, 'e> Estimator<'v, 'e> {
         match shape {
             Shape::Bound(size) => size,
             Shape::Known(value) => *self.measured.entry(value).or_insert_with(|| measure(value)),
+            // The check refuses `results` as a whole, so this arm is only a safe bound and not
+            // cached.
             Shape::Results(results) => {
                 results
                     .iter()
@@ -170,6 +173,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
                 bound(1, size)
             }
             Expr::Ident(name) => {
+                // The innermost macro first, as in the check.
                 let shape = match self.names.iter().rev().find(|(known, _)| known == name) {
                     Some((_, size)) => Shape::Bound(*size),
                     None => (self.variable)(name).unwrap_or(Shape::Bound(Size::default())),
@@ -193,6 +197,8 @@ impl<'v, 'e> Estimator<'v, 'e> {
             }
             Expr::Comprehension(made) => match Macro::of(made) {
                 Some(found) => self.macro_call(&found),
+                // The check has refused such a loop; if one came through, no budget would pay for
+                // it.
                 None => bound(u64::MAX, Size::default()),
             },
             Expr::Call(call) => self.call(call),
@@ -202,9 +208,11 @@ impl<'v, 'e> Estimator<'v, 'e> {
 
     /// `of.field`.
     fn field(&mut self, of: Estimate<'v>, field: &str) -> Estimate<'v> {
+        // A known value stays known along its fields, so only the selected part counts.
         let found = match of.shape {
             Shape::Known(Value::Object(map)) => map.get(field),
             Shape::Results(results) => results.get(field).copied(),
+            // A field of a bounded value is at most as large as the value.
             shape => return bound(of.cost.saturating_add(1), self.size(shape)),
         };
         Estimate {
@@ -248,6 +256,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
 
     /// A list or a map that is built from copies of its parts.
     fn container(&mut self, count: usize, parts: Vec<Estimate<'v>>) -> Estimate<'v> {
+        // The evaluator copies each part into the container.
         let (mut cost, mut size) = (1, Size::empty(count));
         for part in parts {
             let part_size = self.size(part.shape);
@@ -261,6 +270,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
         // The list is outside the scope of the macro's variable, so it is estimated first.
         let over = self.expr(found.over);
         let (whole, (rounds, item)) = (self.size(over.shape), self.items(over.shape));
+        // Each round is estimated with the largest item.
         self.names.push((found.name, item));
         let condition = found
             .condition
@@ -275,6 +285,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let round = add(3, [condition, cost, size.whole]);
         let cost = add(1, [over.cost, whole.whole, rounds.saturating_mul(round)]);
         match found.gives {
+            // `exists` and `all` may end early; the bound has all rounds.
             Gives::Bool => bound(cost, ONE),
             Gives::List => {
                 let whole = rounds.saturating_mul(size.whole).saturating_add(1);
@@ -327,10 +338,12 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let sum = all.whole;
         let looked = cost.saturating_add(sum);
         match call.func_name.as_str() {
+            // The sum of condition and branches is at least as large as either branch.
             operators::CONDITIONAL => bound(cost, all),
             // A sum is a copy of both operands.
             operators::ADD => bound(looked, all),
             "string" => {
+                // The text of a number is longer than its size of one step.
                 let whole = sum.saturating_add(4);
                 let size = Size {
                     whole,

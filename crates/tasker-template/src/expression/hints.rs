@@ -22,12 +22,14 @@ pub(super) fn of_syntax(source: &str) -> String {
     let mut before = ' ';
     while let Some(first) = rest.chars().next() {
         let length = match first {
+            // Words inside a quoted text are data.
             '"' | '\'' => text_length(rest, first),
             'a'..='z' | 'A'..='Z' | '_' => {
                 let word: &str = rest
                     .split(|c: char| !c.is_alphanumeric() && c != '_')
                     .next()
                     .unwrap_or(rest);
+                // After a dot, the word is the name of a field.
                 if let Some(found) = of_word(word).filter(|_| before != '.') {
                     return found;
                 }

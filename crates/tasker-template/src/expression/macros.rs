@@ -24,6 +24,8 @@ pub(super) struct Macro<'e> {
 impl<'e> Macro<'e> {
     /// `None` for a loop that no macro expands to.
     pub fn of(made: &'e ComprehensionExpr) -> Option<Self> {
+        // The parser keeps no name of a macro, so each is recognised by its expansion: the start
+        // value of the accumulator, and the operator of the loop's step.
         let step = call(&made.loop_step)?;
         let (gives, condition, item) = match (&made.accu_init.expr, step.func_name.as_str()) {
             (

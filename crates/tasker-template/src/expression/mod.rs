@@ -261,11 +261,13 @@ impl Expression {
     /// As [`Expression::holds`].
     pub fn value(&self, values: &Values<'_>) -> Result<Value, EvaluationError> {
         let tree = &*self.0.0;
+        // A bare path needs no evaluator, and may lead to a number that CEL cannot hold.
         if let Some(path) = &tree.path {
             return self.plain(path, values);
         }
         let mut context = cel::Context::with_env(Arc::clone(&ENV));
         for (name, reads) in &tree.reads.parts {
+            // The names of macro variables are among the reads and have no value here.
             if let Some(variable) = values.get(name) {
                 // The conversion is paid for before it copies anything.
                 self.spend(values, bounds::size(variable, reads))?;
@@ -292,6 +294,7 @@ impl Expression {
             return Ok(Value::Null);
         };
         let root = values.get(root).unwrap_or(Variable::Document(&Value::Null));
+        // After this check each field exists; an index into a missing one would silently give null.
         if let Some((_, _, why)) = reads::missing(path, root) {
             return Err(cut(&why).into());
         }
@@ -307,6 +310,7 @@ impl Expression {
             }
             (Variable::Results(_), []) => &Value::Null,
         };
+        // Before the copy, since the value may be as large as the document.
         self.spend(
             values,
             bounds::size(
@@ -322,6 +326,8 @@ impl Expression {
 
     /// The error in words, with the name of the missing field where the cause is one.
     fn explain(&self, error: &ExecutionError, values: &Values<'_>) -> String {
+        // The evaluator names a key but not its place, so the first read path that is missing in
+        // the values gives the reason. A field of a value that is no map is an overload error.
         let wanted = match error {
             ExecutionError::NoSuchKey(name) => Some(name.as_str()),
             ExecutionError::NoSuchOverload(_) => None,

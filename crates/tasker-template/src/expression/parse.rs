@@ -39,6 +39,7 @@ impl Parsed {
             column: 1,
             message,
         };
+        // Before the thread is started: a refused source costs no stack.
         if source.len() > MAX_EXPRESSION_BYTES {
             let bytes = source.len();
             let message = format!(
@@ -55,6 +56,7 @@ impl Parsed {
                 .map(std::thread::ScopedJoinHandle::join)
             {
                 Ok(Ok(parsed)) => parsed,
+                // The parser panicked; that refuses the source and leaves the server running.
                 Ok(Err(_)) => Err(start("the expression cannot be read".into())),
                 Err(error) => Err(start(format!(
                     "the thread that parses the expression cannot be started: {error}"
@@ -90,6 +92,7 @@ impl Parsed {
     }
 
     fn place(&self, fault: Fault) -> ExpressionProblem {
+        // A node that the expansion of a macro made may have no place; the start stands for it.
         let offset = self
             .0
             .places
@@ -109,6 +112,7 @@ fn parse(source: &str) -> Result<Parsed, ExpressionProblem> {
     let parser = ENV.parser().max_recursion_depth(depth);
     match parser.parse_with_source_info(source) {
         Ok((expr, places)) => {
+            // Path and reads depend on the tree alone, and are computed once for all evaluations.
             let path = reads::path(&expr).map(|path| path.into_iter().map(str::to_owned).collect());
             let reads = Reads::of(&expr);
             Ok(Parsed(Arc::new(Tree {

@@ -54,6 +54,7 @@ impl Reads {
                 self.visit(value);
             }),
             Expr::Comprehension(made) => {
+                // The check refuses any other loop, so its reads do not matter.
                 if let Some(found) = Macro::of(made) {
                     [Some(found.over), found.condition, found.item]
                         .into_iter()
@@ -90,6 +91,7 @@ impl Reads {
         let place = path.iter().fold(self, |place, name| {
             place.parts.entry((*name).to_owned()).or_default()
         });
+        // `has(a.b)` must not narrow the read of all of `a.b` elsewhere in the expression.
         place.whole |= whole;
     }
 }
@@ -98,6 +100,7 @@ impl Reads {
 pub(super) fn path(expr: &IdedExpr) -> Option<Vec<&str>> {
     let (of, name) = match &expr.expr {
         Expr::Ident(name) => return Some(vec![name]),
+        // A test (`has`) yields a boolean and not the field.
         Expr::Select(select) if !select.test => (&*select.operand, select.field.as_str()),
         Expr::Call(call) if call.func_name == operators::INDEX => match &call.args.get(1)?.expr {
             Expr::Literal(LiteralValue::String(name)) => (call.args.first()?, name.inner()),

@@ -49,6 +49,7 @@ impl Kinds {
         match value {
             Value::Null => Kinds::NULL,
             Value::Bool(_) => Kinds::BOOL,
+            // JSON does not distinguish 1 from 1.0, so a listed number may arrive as either kind.
             Value::Number(_) => Kinds::NUMBER,
             Value::String(_) => Kinds::TEXT,
             Value::Array(_) => Kinds::LIST,
@@ -176,6 +177,7 @@ impl Type {
 
     /// The same type, or null.
     pub(super) fn nullable(self) -> Type {
+        // The list of values need not contain null, so it is dropped.
         let values = None;
         Type {
             kinds: self.kinds.or(Kinds::NULL),
@@ -191,6 +193,8 @@ impl Type {
     /// The type of a value that has both types.
     fn both(mut self, other: &Type) -> Type {
         self.kinds = self.kinds.and(other.kinds);
+        // One of the two lists suffices: it may be too wide, which only makes the check more
+        // lenient.
         self.values = self.values.or_else(|| other.values.clone());
         self.item = self.item.or_else(|| other.item.clone());
         match (&mut self.fields, &other.fields) {
@@ -205,12 +209,15 @@ impl Type {
     pub(super) fn either(mut self, other: &Type) -> Type {
         match (&mut self.fields, &other.fields) {
             (Some(own), Some(more)) => Arc::make_mut(own).join(more, Type::either),
+            // A side that is never a map does not restrict the fields; a map without known fields
+            // permits any.
             (Some(_), None) if !other.kinds.has(Kinds::MAP) => {}
             (own, more) if !self.kinds.has(Kinds::MAP) => own.clone_from(more),
             (own, _) => *own = None,
         }
         match (&mut self.item, &other.item) {
             (Some(own), Some(more)) => *own = Arc::new(own.as_ref().clone().either(more)),
+            // As for the fields.
             (Some(_), None) if !other.kinds.has(Kinds::LIST) => {}
             (own, more) if !self.kinds.has(Kinds::LIST) => own.clone_from(more),
             (own, _) => *own = None,
@@ -244,6 +251,8 @@ impl Type {
 
 impl Fields {
     fn join(&mut self, other: &Fields, join: fn(Type, &Type) -> Type) {
+        // A field that only one side lists counts as known, since the check is to refuse only names
+        // that no part of the schema mentions.
         for (name, new) in &other.known {
             let old = self.known.remove(name);
             self.known.insert(
@@ -303,6 +312,7 @@ impl<'s> Reader<'s> {
                 .flat_map(Map::values),
         );
         for part in sometimes {
+            // Without known fields, each field is of any type already.
             let Some(fields) = self.read(part).fields.filter(|_| found.fields.is_some()) else {
                 continue;
             };
@@ -365,6 +375,7 @@ impl<'s> Reader<'s> {
                 .fold(Kinds::NONE, Kinds::or)
         });
         let item = match schema.get("items") {
+            // Beside `prefixItems`, the schema describes only the items after the prefix.
             Some(items @ Value::Object(_)) if !schema.contains_key("prefixItems") => {
                 Some(Arc::new(self.read(items)))
             }
@@ -388,6 +399,7 @@ impl<'s> Reader<'s> {
             .get("patternProperties")
             .and_then(Value::as_object)
             .is_some_and(|map| !map.is_empty());
+        // Past the bound of parts, an incomplete list would refuse fields that exist.
         if listed.is_none_or(Map::is_empty) && matches!(other, None | Some(Value::Bool(true)))
             || self.parts > MAX_PARTS
         {
@@ -405,11 +417,13 @@ impl<'s> Reader<'s> {
             .flatten()
             .filter_map(Value::as_str)
         {
+            // A required field exists, although no schema describes it.
             known.entry(name.to_owned()).or_insert(Type::ANY);
         }
         let others = match other {
             Some(Value::Bool(false)) | None => patterns.then_some(Type::ANY),
             Some(Value::Bool(true)) => Some(Type::ANY),
+            // The name may match a pattern, whose schema then applies instead.
             Some(_) if patterns => Some(Type::ANY),
             Some(part) => Some(self.read(part)),
         };

@@ -76,6 +76,8 @@ fn part(value: &Value, reads: &Reads, path: Path<'_>) -> Result<cel::Value, Stri
     match value {
         _ if reads.whole => whole(value, path),
         Value::Object(map) => {
+            // `bounds::part_size` counts this work and has to follow the same parts. A missing
+            // field stays missing, on which `has` and the error of a selection depend.
             let read = reads
                 .parts
                 .iter()
@@ -131,6 +133,7 @@ fn whole(value: &Value, path: Path<'_>) -> Result<cel::Value, String> {
 
 fn number_to_cel(number: &Number, path: Path<'_>) -> Result<cel::Value, String> {
     let text = number.as_str();
+    // Signed first, as CEL's own integers are; only a larger number becomes unsigned.
     if let Ok(value) = text.parse::<i64>() {
         return Ok(cel::Value::Int(value));
     }
@@ -139,6 +142,7 @@ fn number_to_cel(number: &Number, path: Path<'_>) -> Result<cel::Value, String> 
     }
     let is_integer = !text.contains(['.', 'e', 'E']);
     match text.parse::<f64>() {
+        // As a float, a larger number would lose digits, and a comparison could be wrong silently.
         Ok(value) if !is_integer && value.abs() < MAX_EXACT_DOUBLE => Ok(cel::Value::Float(value)),
         _ => {
             let limit = if is_integer {
@@ -165,6 +169,7 @@ pub(super) fn to_json(value: &cel::Value) -> Result<Value, String> {
         cel::Value::Bool(value) => Value::Bool(*value),
         cel::Value::Int(value) => Value::from(*value),
         cel::Value::UInt(value) => Value::from(*value),
+        // A division by zero gives infinity or no number at all.
         cel::Value::Float(value) => match Number::from_f64(*value) {
             Some(number) => Value::Number(number),
             None => {

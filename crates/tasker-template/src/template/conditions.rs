@@ -22,10 +22,12 @@ pub(super) fn read(
     cache: &mut ParseCache,
     problems: &mut Problems,
 ) {
+    // The graph and the types are not built for a template without conditions.
     if whens.iter().all(Option::is_none) {
         return;
     }
     let graph = Graph::from_dependencies(steps.iter().map(|step| step.depends_on.as_slice()));
+    // Owned names, since the conditions are written into `steps` below.
     let index: HashMap<String, usize> = steps
         .iter()
         .enumerate()
@@ -38,6 +40,8 @@ pub(super) fn read(
     for (position, when) in whens.iter().enumerate() {
         let Some(field) = when else { continue };
         let results = |name: &str| match index.get(name) {
+            // With invalid dependencies the ancestors are unknown; a second problem would only
+            // repeat the first.
             Some(step) if !linked || graph.ancestors(position).contains(&(*step as u16)) => {
                 Ok(types[*step].clone())
             }

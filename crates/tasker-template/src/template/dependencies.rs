@@ -41,6 +41,7 @@ fn index_names<'n>(raw: &[RawStep<'n>], problems: &mut Problems) -> HashMap<&'n 
         .enumerate()
         .filter_map(|(position, step)| Some((position, step.name.as_ref()?)))
     {
+        // The first use keeps the name, so references lead to it.
         let first = *index.entry(name.name).or_insert(position);
         if first != position {
             let line = raw[first].name.as_ref().map_or(0, |first| first.pos.line);
@@ -61,6 +62,7 @@ fn parents<'s, 'n>(
     index: &HashMap<&'n str, usize>,
     problems: &mut Problems,
 ) -> BTreeMap<usize, &'s Reference<'n>> {
+    // Ordered, as `depends_on` has to be.
     let mut links = BTreeMap::new();
     for reference in &step.depends_on {
         let name = shorten(reference.name);
@@ -93,6 +95,7 @@ fn report_cycles(
         .collect();
     for cycle in find_cycles(&edges) {
         let first = cycle[0];
+        // The edge to the second step is written at the first step, so its place is known.
         let next = cycle.get(1).copied().unwrap_or(first);
         let Some(reference) = links[first].get(&next) else {
             continue;

@@ -18,6 +18,7 @@ const ALIASES: [(&str, &str); 2] = [
 
 /// The whole template as it is in each of its environments.
 pub(super) fn read(root: &Node, problems: &mut Problems) -> Vec<(String, Node)> {
+    // The template itself was read before, and has reported this.
     let Some(fields) = Fields::of(root, "", "", &mut Problems::default()) else {
         return Vec::new();
     };
@@ -76,6 +77,7 @@ fn environment(template: &Fields<'_>, field: &Field<'_>, problems: &mut Problems
             continue;
         };
         base.node = match (entry.key.text.as_str(), &base.node.data) {
+            // Steps are merged by name; a merge by position would break when a step is inserted.
             ("step_templates", Data::List(steps)) => {
                 let field = fields.get("step_templates")?;
                 Node {
@@ -106,6 +108,7 @@ fn merge_steps(base: &[Node], field: &Field<'_>, problems: &mut Problems) -> Vec
             _ => None,
         }
     };
+    // The names of the template: an environment changes steps and adds none.
     let names: Vec<Option<String>> = base.iter().map(name_of).collect();
     let mut seen = std::collections::HashSet::new();
     for item in field.list("a list of steps", problems).unwrap_or_default() {
@@ -135,6 +138,7 @@ fn merge_steps(base: &[Node], field: &Field<'_>, problems: &mut Problems) -> Vec
             );
             continue;
         };
+        // Reported and merged all the same, so that the problems of this entry are found, too.
         if !seen.insert(index) {
             name.problem(
                 format!(
@@ -187,6 +191,7 @@ fn merge(base: &Node, over: &Node, aliases: &[(&str, &str)]) -> Node {
     let mut entries: Vec<Entry> = base_entries.clone();
     for entry in over_entries {
         if let Some(alias) = other(&entry.key.text) {
+            // Both spellings together would be a conflict, which the author did not write.
             entries.retain(|base| base.key.text != alias);
         }
         match entries

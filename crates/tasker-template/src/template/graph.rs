@@ -116,6 +116,8 @@ impl Adjacency {
     fn closure(&self, reversed: &Adjacency) -> Adjacency {
         let words = self.len().div_ceil(64);
         let mut reached = vec![0_u64; self.len() * words];
+        // The steps of a cycle never become ready, and have no ancestors; the caller has reported
+        // them.
         let mut missing: Vec<usize> = (0..self.len()).map(|step| self.of(step).len()).collect();
         let mut ready: Vec<usize> = (0..self.len()).filter(|step| missing[*step] == 0).collect();
         while let Some(step) = ready.pop() {

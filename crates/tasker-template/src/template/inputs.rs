@@ -29,6 +29,7 @@ pub(super) fn read(
         let Some(references) = references else {
             continue;
         };
+        // Ordered and unique, as `StepTemplate::inputs` has to be.
         let mut named = BTreeSet::new();
         for reference in references {
             let name = shorten(reference.name);
@@ -38,6 +39,7 @@ pub(super) fn read(
                         problems.hint(reference.name, steps.iter().map(|step| step.name.as_str()));
                     format!("there is no step `{name}`{hint}")
                 }
+                // Not checked after invalid dependencies, with which the ancestors are unknown.
                 Some(step) if linked && !graph.ancestors(position).contains(&(*step as u16)) => {
                     format!(
                         "the step `{name}` does not come before this one; expected it in `depends_on_steps`"

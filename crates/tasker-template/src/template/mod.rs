@@ -121,7 +121,9 @@ fn checked(yaml: &str, environment: &str, names: Names) -> Checked {
         let root = yaml::parse(yaml, &mut problems);
         root.and_then(|root| in_environment(&root, environment, &mut problems))
     };
+    // Before the list is cut to its bound.
     let problems_total = problems.len();
+    // Defaults are in place of the invalid parts, so such a template must not be used.
     let template = template.filter(|_| problems.is_empty());
     let (problems, warnings) = problems.into_sorted(yaml);
     Checked {
@@ -141,6 +143,7 @@ fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Op
             problems.leave_rest();
             break;
         }
+        // Collected apart, since a problem of the template itself would repeat in each environment.
         let mut own = Problems::reading(problems.names);
         let template = read::template(&merged, &mut cache, &mut own);
         problems.add_all_in(&name, own);

@@ -34,6 +34,7 @@ impl Override {
         if !self.condition.holds(values).map_err(|why| why.at("when"))? {
             return Ok(None);
         }
+        // A copy: all tasks of the template share the unevaluated changes.
         let mut changes = self.changes.clone();
         self.fill(&mut changes.annotations, values)?;
         for step in changes.steps.values_mut() {
@@ -47,6 +48,7 @@ impl Override {
         notes: &mut Map<String, Value>,
         values: &Values<'_>,
     ) -> Result<(), EvaluationError> {
+        // Without expressions, the annotations were checked at the registration.
         if self.texts.is_empty() {
             return Ok(());
         }
@@ -55,6 +57,7 @@ impl Override {
             .values_mut()
             .try_for_each(|value| self.put(value, values))
             .map_err(wrong)?;
+        // The inserted values come from the client, so size and numbers are checked only now.
         let text = Value::Object(notes.clone()).to_string();
         json_text::check_document(&text, MAX_ANNOTATIONS_BYTES)
             .map_err(|error| wrong(error.message.into()))
@@ -63,6 +66,8 @@ impl Override {
     fn put(&self, value: &mut Value, values: &Values<'_>) -> Result<(), EvaluationError> {
         match value {
             Value::String(text) => {
+                // Found by its text. An inserted value is data: it is not searched for expressions
+                // again.
                 if let Some(found) = self.texts.get(text) {
                     *value = found.value(values)?;
                 }
@@ -124,6 +129,7 @@ fn read_one(
         fields.missing("when", problems);
     }
     let condition = when.and_then(|field| cache.condition(&field, scope, problems));
+    // The JSON form has null in place of a broken value, which would be reported a second time.
     if item.node.is_broken() {
         return None;
     }
@@ -168,6 +174,7 @@ fn read_one(
             .for_each(|(key, value)| reader.read(&format!("{pointer}/{}", escape(key)), value));
     }
     Some(Override {
+        // Required last, so that the problems of the changes are reported together with its own.
         condition: condition?,
         changes,
         texts,
@@ -190,6 +197,7 @@ fn warn_of_correlation_ids(fields: &Fields<'_>, problems: &mut Problems) {
 
 /// Escapes a name for a JSON pointer.
 fn escape(name: &str) -> String {
+    // `~` first: afterwards it would escape the `~` of `~1` again.
     name.replace('~', "~0").replace('/', "~1")
 }
 

@@ -31,6 +31,7 @@ impl ParseCache {
         if let Some(parsed) = self.expressions.get(source) {
             return parsed.clone();
         }
+        // A repetition is free, since only parsing is expensive.
         self.expressions_bytes += source.len();
         if self.expressions_bytes > MAX_EXPRESSIONS_BYTES {
             let message = format!(
@@ -82,6 +83,7 @@ impl ParseCache {
             problems,
         )
         .is_some();
+        // A broken part is null in the JSON form, and would cause a second problem.
         if !is_map || field.node.is_broken() {
             return None;
         }
@@ -102,6 +104,7 @@ impl ParseCache {
     }
 
     fn judged(&mut self, schema: &Value, of_context: bool) -> Judged {
+        // A result may be of any type, so the same text is judged apart for a context.
         let key = (schema.to_string(), of_context);
         if let Some(known) = self.schemas.get(&key) {
             return known.clone();

@@ -59,6 +59,7 @@ pub(super) fn read(
 /// Puts the planner before the steps: each root waits for it.
 pub(super) fn put_first(planner: StepTemplate, steps: &mut Vec<StepTemplate>) {
     for step in steps.iter_mut() {
+        // Shifted first, since from here on the index 0 is the planner's.
         step.depends_on.iter_mut().for_each(|parent| *parent += 1);
         step.inputs
             .iter_mut()

@@ -81,6 +81,7 @@ pub(super) fn task_name(
         .filter(|text| of_rails && text.contains('/'))
     {
         let name = text.replace('/', ".");
+        // Otherwise the check below reports the name as its author wrote it.
         if name::check(&name).is_ok() {
             let message = format!(
                 "a name has no `/` here: the name of the template is `{}`",

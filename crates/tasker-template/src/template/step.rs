@@ -64,6 +64,7 @@ pub(super) fn read<'n>(
         "a step (a mapping with `name` and `handler_class`)",
         problems,
     ) else {
+        // The entry keeps its place in the list, on which the indices of the later steps depend.
         return RawStep {
             step: blank(),
             name: None,
@@ -210,6 +211,7 @@ fn read_retry(fields: &Fields<'_>, step: &mut StepTemplate, problems: &mut Probl
             .integer(1..=MAX_RETRY_LIMIT, problems)
             .unwrap_or(DEFAULT_RETRY_LIMIT);
     }
+    // After the limit was checked: a limit out of bounds is reported even where it has no effect.
     if !step.retryable {
         step.retry_limit = 1;
     }
@@ -239,6 +241,7 @@ fn backoff(field: &Field<'_>, problems: &mut Problems) -> Backoff {
     let has_max = fields.filled("max_seconds").is_some();
     if backoff.max_seconds < backoff.base_seconds {
         let (base, max) = (backoff.base_seconds, backoff.max_seconds);
+        // The problem is reported at the field that the author wrote; the other may be the default.
         let place = if has_max {
             fields.filled("max_seconds")
         } else {

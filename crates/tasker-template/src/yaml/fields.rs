@@ -49,6 +49,7 @@ impl<'n> Fields<'n> {
                 path: path.to_owned(),
                 entries,
             }),
+            // The place has its problem already.
             Data::Broken => None,
             other => {
                 problems.add(
@@ -85,9 +86,11 @@ impl<'n> Fields<'n> {
         problems: &mut Problems,
     ) -> Option<Field<'n>> {
         match (self.get(key), self.get(alias)) {
+            // A key without a value counts as absent, and does not conflict.
             (Some(first), Some(second)) if !second.is_filled() => Some(first),
             (Some(first), Some(second)) if !first.is_filled() => Some(second),
             (Some(first), Some(second)) => {
+                // Reported at the later key, which repeats the other one.
                 let (later, path) = if first.key_pos < second.key_pos {
                     (second.key_pos, second.path)
                 } else {
@@ -239,6 +242,7 @@ impl<'n> Field<'n> {
     pub fn integer(&self, range: RangeInclusive<u32>, problems: &mut Problems) -> Option<u32> {
         let what = format!("a whole number from {} to {}", range.start(), range.end());
         match &self.node.data {
+            // By the text: `3.0` is a number with a fraction, whatever its value.
             Data::Number(number) => match number.to_string().parse::<u32>() {
                 Ok(value) if range.contains(&value) => Some(value),
                 _ => self.expected(&what, problems),
@@ -285,6 +289,7 @@ impl<'n> Field<'n> {
     /// Adds a warning for a correlation id in annotations: a template is shared by all of its
     /// tasks, while each task has its own id.
     pub fn warn_of_correlation_id(&self, problems: &mut Problems) {
+        // `json_map` reports a value that is no mapping.
         let own = Fields::of(self.node, &self.path, "", &mut Problems::default());
         if let Some(own) = own.and_then(|fields| fields.get("correlation_id")) {
             problems.warn(own.key_pos, own.path, CORRELATION_ID);

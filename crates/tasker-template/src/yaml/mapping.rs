@@ -51,6 +51,7 @@ impl Mapping {
         } else if key.broken || self.seen.insert(key.text.clone()) {
             self.entries.push(Entry { key, node });
         } else {
+            // The first value stays, so that it is checked as well.
             let message = "the key appears twice in the same mapping".to_owned();
             return Err(Refused {
                 pos: key.pos,
@@ -78,6 +79,8 @@ impl Mapping {
             } => items,
             one => vec![one],
         };
+        // Set before the sources are read, so that a second merge key is found even after a refused
+        // source.
         let merged = self.merged.insert(Vec::new());
         for source in sources {
             match source.data {
@@ -104,6 +107,7 @@ impl Mapping {
             ..
         } = self;
         let added = merged.unwrap_or_default().into_iter();
+        // Own keys are in `seen` already, and the first of several sources enters its keys first.
         entries
             .extend(added.filter(|entry| entry.key.broken || seen.insert(entry.key.text.clone())));
         entries

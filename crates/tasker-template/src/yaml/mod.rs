@@ -35,6 +35,7 @@ const MAX_TEXT_BYTES: usize = 2 * MAX_TEMPLATE_BYTES;
 /// Parses the one document of `text`. `None` if there is no tree to continue with; problems are
 /// added in either case.
 pub(crate) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
+    // YAML allows no NUL, and Postgres could not store it.
     if let Some(offset) = text.find('\0') {
         problems.add(
             pos_of_offset(text, offset),
@@ -58,6 +59,7 @@ pub(crate) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
                 })
             }
         };
+        // Neither the parser nor the builder can go on after such an error.
         if let Err(fatal) = outcome {
             let path = builder.path();
             builder.problems.add(fatal.pos, path, fatal.message);
@@ -138,6 +140,7 @@ impl<'p> Builder<'p> {
             Event::DocumentStart(_, version) => self.document(version, at),
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), span);
+                // As a value, or in quotes, `<<` is an ordinary text.
                 if style == ScalarStyle::Plain && text == MERGE && self.expects_key() {
                     return self.merge_key(at);
                 }
@@ -184,10 +187,12 @@ impl<'p> Builder<'p> {
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: Pos) -> Data {
+        // An escape in double quotes makes a NUL that the look at the whole file does not find.
         if text.contains('\0') {
             self.report(at, "a string must not contain the NUL character");
             return Data::Broken;
         }
+        // Quotes make any scalar a string, also `"1"` and `"true"`.
         if style != ScalarStyle::Plain {
             return Data::Text(text.to_owned());
         }
@@ -196,6 +201,7 @@ impl<'p> Builder<'p> {
             Plain::Bool(value) => Data::Bool(value),
             Plain::Number(value) => Data::Number(value),
             Plain::Text => Data::Text(text.to_owned()),
+            // Broken and not null, so that no later check reports the same value again.
             Plain::Unusable(why) => {
                 self.report(at, why);
                 Data::Broken
@@ -232,6 +238,8 @@ impl<'p> Builder<'p> {
     }
 
     fn alias(&mut self, anchor: usize, at: Pos) -> Result<(), Fatal> {
+        // A value is stored under its anchor when it is complete, so one that is missing is still
+        // open.
         let Some(anchored) = self.anchors.get(&anchor) else {
             return Err(Fatal {
                 pos: at,
@@ -239,6 +247,7 @@ impl<'p> Builder<'p> {
             });
         };
         let cost = anchored.cost;
+        // Before the copy: aliases of aliases multiply, and must not exceed the memory first.
         self.spend(cost, at)?;
         let data = self.anchors[&anchor].node.data.clone();
         self.attach(Node { pos: at, data });
@@ -307,6 +316,7 @@ impl<'p> Builder<'p> {
         let pos = node.pos;
         let (text, problem) = match node.data {
             Data::Text(text) => (text, None),
+            // Reported already: the empty message only marks the key as broken.
             Data::Broken => (String::new(), Some(String::new())),
             other => {
                 let message = format!(
@@ -359,6 +369,8 @@ impl<'p> Builder<'p> {
     }
 
     fn refuse_tag(&mut self, tag: Option<&Tag>, span: &Span) {
+        // A refused tag ends nothing: the value is read without it, so that later problems are
+        // found, too.
         if let Some(tag) = tag {
             let at = pos(&span.tag_start().unwrap_or(span.start));
             let tag = shorten(&tag.original());

@@ -85,6 +85,7 @@ impl Node {
     pub fn locate(&self, pointer: &str, path: &str) -> (Pos, String) {
         let (mut node, mut path) = (self, path.to_owned());
         for token in pointer.split('/').skip(1) {
+            // In this order: `~01` is the escaped form of `~1`, and not of `/`.
             let token = token.replace("~1", "/").replace("~0", "~");
             let next = match &node.data {
                 Data::Map(entries) => entries
@@ -97,6 +98,7 @@ impl Node {
                     .and_then(|index| Some((items.get(index)?, item(&path, index)))),
                 _ => None,
             };
+            // The place of a missing property is its object.
             let Some(next) = next else { break };
             (node, path) = next;
         }

@@ -15,10 +15,12 @@ impl Pos {
 /// The position in the file of line `line` and column `column` of the value of the scalar at `at`;
 /// the scalar's own position if the exact one cannot be determined.
 pub(crate) fn inside(yaml: &str, at: Pos, line: u32, column: u32) -> Pos {
+    // The parser does not count a byte order mark.
     let text = yaml.strip_prefix('\u{feff}').unwrap_or(yaml);
     let raw = text.lines().nth(at.line as usize - 1).unwrap_or_default();
     let raw: Vec<char> = raw.chars().skip(at.column as usize - 1).collect();
     let offset = match raw.first() {
+        // The text of an alias is elsewhere, and an anchor or a tag comes before the text.
         Some('*' | '&' | '!') | None => None,
         // Only a block scalar keeps its lines; `at` is the start of its text, and each of its lines
         // starts at the same column.
@@ -49,6 +51,7 @@ pub(crate) fn inside(yaml: &str, at: Pos, line: u32, column: u32) -> Pos {
         }),
         Some(_) => Some(column - 1),
     };
+    // A plain scalar may go on in the next line, where the column means another place.
     let fits = |offset: &u32| (*offset as usize) <= raw.len();
     offset.filter(fits).map_or(at, |offset| Pos {
         line: at.line,

@@ -82,6 +82,7 @@ impl Findings {
     }
 
     fn keep(&mut self, found: Found) {
+        // Ordered by position, so the last is the one to drop.
         self.first.insert(found);
         if self.first.len() > MAX_PROBLEMS {
             self.first.pop_last();
@@ -91,6 +92,8 @@ impl Findings {
     /// Adds the findings of the template in one of its environments, except those that the template
     /// has anyway.
     fn add_all_in(&mut self, environment: &str, others: Findings) {
+        // Both lists are collected before the set grows, or the first additions would hide later
+        // ones.
         let new = |seen: &u64| !self.seen.contains(seen);
         let counted: Vec<u64> = others
             .seen
@@ -131,11 +134,13 @@ impl Findings {
         };
         let total = self.seen.len();
         let mut listed: Vec<Problem> = self.first.into_iter().map(placed).collect();
+        // Places inside a scalar may have changed the order.
         listed.sort();
         listed.dedup();
         if total > MAX_PROBLEMS
             && let Some(last) = listed.last_mut()
         {
+            // The last listed problem gives its place to the count, so it is hidden, too.
             let hidden = total - MAX_PROBLEMS + 1;
             let at_least = if self.is_partial { "at least " } else { "" };
             last.path = String::new();

@@ -26,6 +26,7 @@ pub(crate) fn resolve(text: &str) -> Plain {
         "false" | "False" | "FALSE" => return Plain::Bool(false),
         _ => {}
     }
+    // The core schema allows a sign for decimals and infinity, but not for `0x`, `0o` and `.nan`.
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
         return Plain::Unusable(format!(
@@ -76,6 +77,7 @@ fn decimal(text: &str, unsigned: &str) -> Plain {
         return Plain::Text;
     }
 
+    // JSON allows no plus, no leading zeros, and no point without digits on both sides.
     let mut json = String::from(if text.starts_with('-') { "-" } else { "" });
     let significant = whole.trim_start_matches('0');
     json.push_str(if significant.is_empty() {
@@ -95,6 +97,7 @@ fn decimal(text: &str, unsigned: &str) -> Plain {
 }
 
 fn number(json: String) -> Plain {
+    // Before the parser, which would accept a short text with a huge exponent.
     if !json_text::number_is_bounded(&json) {
         return Plain::Unusable(format!(
             "the number has more than {} digits",

@@ -72,6 +72,7 @@ impl<'e> Checker<'_, 'e> {
     /// The type of a call of a function by its name.
     pub(super) fn function(&mut self, id: u64, call: &'e CallExpr) -> Found {
         let name = call.func_name.as_str();
+        // The parser has expanded each well-formed macro, so a call that is left has a wrong form.
         if let Some((_, form)) = MACROS.into_iter().find(|(known, _)| *known == name) {
             return fault(id, format!("`{name}` is called as `{form}`"));
         }
@@ -89,6 +90,8 @@ impl<'e> Checker<'_, 'e> {
             };
             return fault(id, format!("unknown function `{}`{hint}", shorten(name)));
         };
+        // The value before the dot counts as the first argument, so that both forms share one
+        // signature.
         let args: Vec<&IdedExpr> = call
             .target
             .as_deref()

@@ -52,6 +52,8 @@ struct Checker<'s, 'e> {
 
 impl<'e> Checker<'_, 'e> {
     fn expr(&mut self, expr: &'e IdedExpr) -> Found {
+        // The estimator and the evaluator recurse in the same way, so this bound protects their
+        // stacks, too.
         if self.depth == MAX_EXPRESSION_DEPTH {
             return fault(
                 expr.id,
@@ -91,11 +93,14 @@ impl<'e> Checker<'_, 'e> {
             ),
             Expr::Unspecified => fault(expr.id, "expected an expression"),
         };
+        // An early return above leaves the depth too high, which is harmless: a fault ends the
+        // check.
         self.depth -= 1;
         found
     }
 
     fn literal(&self, id: u64, literal: &LiteralValue) -> Found {
+        // Numbers are typed without their value: `1` and `1.0` are equal, but not as JSON.
         let value = match literal {
             LiteralValue::Boolean(value) => Value::from(*value.inner()),
             LiteralValue::String(value) => Value::from(value.inner()),
@@ -127,6 +132,7 @@ impl<'e> Checker<'_, 'e> {
     }
 
     fn name(&self, id: u64, name: &str) -> Found {
+        // The innermost macro comes first, since its variable hides an outer one of the same name.
         if let Some((_, found)) = self.names.iter().rev().find(|(known, _)| *known == name) {
             return Ok(found.clone());
         }
@@ -169,6 +175,8 @@ impl<'e> Checker<'_, 'e> {
 
     /// The type of `of.field` or `of["field"]`.
     fn field(&mut self, id: u64, of: &'e IdedExpr, field: &str) -> Found {
+        // Each step has a result type of its own, so `results` as a whole has none. A skipped
+        // step's result is null.
         if matches!(&of.expr, Expr::Ident(name) if name == "results" && !self.names.iter().any(|(n, _)| *n == "results"))
             && let Some(results) = self.scope.results
         {
@@ -188,6 +196,7 @@ impl<'e> Checker<'_, 'e> {
                 ),
             );
         }
+        // No schema describes the map, so any field may exist.
         let Some(fields) = &owner.fields else {
             return Ok(Type::ANY);
         };
@@ -237,6 +246,7 @@ impl<'e> Checker<'_, 'e> {
                 format!("macros nested deeper than {MAX_MACRO_DEPTH} levels"),
             );
         }
+        // `Reads` knows no scopes: it would take the item for the variable of the same name.
         if self.scope.variables().any(|name| name == found.name) {
             return fault(
                 id,

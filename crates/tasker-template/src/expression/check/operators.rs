@@ -58,6 +58,8 @@ impl<'e> Checker<'_, 'e> {
 
     fn order(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Found {
         let (left, right) = (self.expr(a)?.kinds, self.expr(b)?.kinds);
+        // A value of an uncertain kind passes: the check refuses only comparisons that can never
+        // hold.
         let both = |kinds: Kinds| left.has(kinds) && right.has(kinds);
         if both(Kinds::NUMBER) || both(Kinds::TEXT) {
             return Ok(Type::of(Kinds::BOOL));
@@ -70,6 +72,8 @@ impl<'e> Checker<'_, 'e> {
 
     fn contained(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Found {
         let left = self.expr(a)?;
+        // The elements of a literal list are compared one by one, so that the message has the place
+        // of the one that never matches.
         if let Expr::List(list) = &b.expr {
             for item in &list.elements {
                 let item_type = self.expr(item)?;
@@ -141,6 +145,8 @@ impl<'e> Checker<'_, 'e> {
         let (left, right) = (self.expr(a)?, self.expr(b)?);
         let both = left.kinds.and(right.kinds).and(takes);
         let (l, r) = (left.kinds, right.kinds);
+        // Only where both sides are certainly numbers: otherwise the sum of two texts, for example,
+        // may be meant.
         let numbers =
             l.within(Kinds::NUMBER) && r.within(Kinds::NUMBER) && takes.has(Kinds::NUMBER);
         if numbers && (l != r || l == Kinds::NUMBER) {
