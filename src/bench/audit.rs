@@ -55,6 +55,7 @@ fn compare(
         audit.repeated_steps += u64::from(*attempt > 1 && complete.contains_key(task));
     }
     for run in runs {
+        // Each record covers one run; further runs of the same attempt are duplicates.
         let recorded = open
             .remove(&(run.task_id, run.step.as_str(), run.attempt))
             .unwrap_or_default();

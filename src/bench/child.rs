@@ -54,6 +54,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // An error means that the process has ended; the wait collects its status.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -94,6 +95,7 @@ impl ServerProcess {
         let mut process = Process::start(&mut command)?;
         let (say, said) = oneshot::channel();
         let mut lines = lines(process.0.stdout.take());
+        // The first line is the server's URL. Reading it blocks, so it has its own thread.
         thread::spawn(move || say.send(lines.next().unwrap_or_default()));
         let url = tokio::time::timeout(START_LIMIT, said)
             .await
@@ -198,6 +200,7 @@ impl WorkersProcess {
 
     /// Lets the workers finish, and returns their runs.
     pub async fn stop(mut self) -> Result<Vec<Run>, Error> {
+        // The workers' process drains at the end of its stdin, and then writes its runs.
         drop(self.stdin.take());
         let late = || Error::Stopped("the workers did not end in time".into());
         let runs = tokio::time::timeout(STOP_LIMIT, &mut self.runs)

@@ -97,6 +97,7 @@ struct Stat {
 
 /// The time of a process and of its children, including those that ended.
 fn family(parent: u32) -> Option<Duration> {
+    // A backend that ended meanwhile is in the postmaster's time of ended children.
     let head = stat(parent)?;
     let pids = fs::read_dir("/proc")
         .ok()?

@@ -31,6 +31,7 @@ fn measure(path: &Path) -> io::Result<f64> {
     for n in 0..PAGES {
         file.write_all_at(&page, n * PAGE_BYTES)?;
     }
+    // The size of the file is durable, so the syncs below write only a page.
     file.sync_all()?;
     let mut times = Vec::with_capacity(PAGES as usize);
     for n in 0..PAGES {

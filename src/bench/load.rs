@@ -110,6 +110,7 @@ impl<'a> Load<'a> {
                 status,
             });
         }
+        // A refused group never runs, so its place is free again.
         self.submitted.set(self.submitted.get() - GROUP);
         self.refusals.set(self.refusals.get() + 1);
         sleep(AFTER_REFUSAL).await;

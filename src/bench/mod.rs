@@ -104,6 +104,7 @@ pub async fn run(settings: &Settings, say: &dyn Fn(&str)) -> Result<Report, Erro
     tokio::time::sleep(CALM).await;
     latencies(&stage, settings, &mut report, &mut chains, say).await?;
 
+    // The runs are complete only once the workers have ended, so the audit comes after.
     let runs = stage.stop_workers().await?;
     report.audit = audit::audit(&stage, &chains, &runs).await?;
     say(&format!(

@@ -93,6 +93,7 @@ pub async fn measure(
     let load = Load::new(&stage.client, stage.workers()?, settings.in_flight);
     let (stop, template) = (CancellationToken::new(), stage.templates.chain);
     let window = async {
+        // The load ends only by this signal, also after an error of the measurement.
         let _stop_also_on_failure = stop.clone().drop_guard();
         tokio::time::sleep(WARM_UP.min(time)).await;
         let before = Look::take(stage).await?;

@@ -237,6 +237,7 @@ fn wrong_with(task: &GetTaskResponse, steps: usize) -> Vec<String> {
         let started =
             step(&edge.step).and_then(|s| s.attempts.iter().filter_map(|a| at(a.started_at)).min());
         let ended = step(&edge.depends_on).and_then(|s| at(s.ended_at));
+        // A missing time is an error, too, as it would hide a violation.
         if started.is_none() || ended.is_none() || started < ended {
             wrong.push(format!(
                 "{name}: {} started before {} ended",

@@ -142,6 +142,8 @@ impl Stage {
 
     /// Ends every part that was started.
     pub async fn strike(self) {
+        // Clients before the server, and the server before the database, so that no part fails at
+        // its end.
         drop(self.workers);
         if let Some(server) = self.server.process {
             server.stop().await;

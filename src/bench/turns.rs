@@ -87,12 +87,14 @@ pub async fn measure(
             let without = part(stage, time).await?;
             let subscribers = Subscribers::start(stage, settings.subscribers).await?;
             looks.push((without, part(stage, time).await?));
+            // Aborts the readers, so that the next part runs without them.
             drop(subscribers);
         }
         Ok::<_, Error>(looks)
     };
     let ((), looks) = tokio::try_join!(load.run(&stop), turns)?;
     chains.extend(load.drained(&stage.db, template).await?.0);
+    // After the load: these queries would disturb the parts that are measured.
     let mut turns = Vec::with_capacity(TURNS);
     for (without, with) in looks {
         turns.push(Turn {

@@ -54,6 +54,7 @@ impl Book {
             .unwrap_or_else(PoisonError::into_inner)
             .enter(task_id, step.step_name(), attempt);
         if step.step_name() == LAST_STEP {
+            // The number is a progress report and orders no other memory.
             self.finished.fetch_add(1, Ordering::Relaxed);
             self.news.notify_one();
         }
@@ -99,6 +100,7 @@ pub async fn run(server: &str, workers: usize, slots: usize) -> Result<(), Error
     for n in 0..workers {
         handles.push(worker(server, n, slots, &book)?);
     }
+    // The measurement begins with all workers connected, or the first steps would wait for them.
     for handle in &handles {
         handle.connected().await;
     }
@@ -168,6 +170,7 @@ async fn tell(book: &Book) -> Result<(), Error> {
             "finished {}",
             book.finished.load(Ordering::Relaxed)
         ))?;
+        // Ends in between are not lost: the notification is kept, and the count is a total.
         tokio::time::sleep(TELL_EVERY).await;
     }
 }
@@ -180,6 +183,8 @@ fn say(line: &str) -> Result<(), Error> {
 fn parent_is_done() -> oneshot::Receiver<()> {
     let (done, wait) = oneshot::channel();
     std::thread::spawn(move || {
+        // On its own thread: a read of stdin cannot be cancelled, and would hold up the runtime's
+        // end.
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
         let _ = done.send(());
     });

@@ -238,6 +238,7 @@ fn sentence(task_name: &str, step: &Step<'_>, b: &Bottleneck, service: Option<&S
 /// [`MAX_STEPS`] steps in all, but always the first template.
 pub fn fitting(steps: impl Iterator<Item = usize>) -> usize {
     let mut sum = 0;
+    // The first template is always complete, or a large one could never be shown.
     let fits = |(i, steps): &(usize, usize)| {
         sum += steps;
         *i == 0 || sum <= MAX_STEPS
@@ -256,6 +257,7 @@ pub fn per(part: i64, whole: i64) -> f64 {
 
 /// Formats microseconds in about three digits.
 fn time(micros: f64) -> String {
+    // The conversion panics at a negative number and at NaN; the maximum is 0 for both.
     let time = Duration::from_secs_f64((micros / 1e6).max(0.0));
     match time.as_secs() {
         0 => format!("{} ms", (micros / 1e3).round()),

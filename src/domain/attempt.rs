@@ -58,6 +58,7 @@ impl Failure {
 /// Cuts a text to at most `max` bytes at a character boundary, and replaces NUL, which Postgres
 /// cannot store.
 fn cut(text: String, max: usize) -> String {
+    // Texts without NUL, nearly all of them, are not copied.
     let mut text = if text.contains('\0') {
         text.replace('\0', "\u{fffd}")
     } else {
@@ -248,6 +249,7 @@ impl Outcome {
     /// The failure to record, if the attempt failed.
     pub fn failure(&self) -> Option<Failure> {
         match self {
+            // A release or a drain is no fault of the step, so no error is recorded.
             Self::Succeeded(_) | Self::Released { .. } | Self::Drained => None,
             Self::Undelivered => {
                 let message = "the stream broke before the worker had read the assignment";

@@ -143,6 +143,7 @@ pub fn judge(state: CircuitState, policy: &Policy, counted: Counted) -> Option<C
                 .then_some(CircuitEvent::Trip)
         }
         CircuitState::Open => None,
+        // First, since one failed probe outweighs all that succeeded in the same batch.
         CircuitState::HalfOpen if probes.failures > 0 => Some(CircuitEvent::ProbeFailed),
         CircuitState::HalfOpen => {
             (passed + probes.calls >= policy.probes).then_some(CircuitEvent::Recover)
@@ -246,6 +247,8 @@ impl Circuit {
 /// Length of an open period in seconds. It doubles with each opening since the last recovery, up to
 /// `max_cool_down_seconds`: `cool_down_seconds * 2^(openings - 1)`.
 pub fn cool_down(policy: &Policy, openings: u32) -> f64 {
+    // The power may overflow to infinity, and the maximum may be set below the first cool-down; the
+    // minimum below covers both.
     let doublings = i32::try_from(openings.saturating_sub(1)).unwrap_or(i32::MAX);
     (policy.cool_down_seconds * 2_f64.powi(doublings))
         .min(policy.max_cool_down_seconds.max(policy.cool_down_seconds))

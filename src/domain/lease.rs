@@ -31,6 +31,7 @@ impl Lease {
     /// Reads the text of [`Lease::to_token`].
     pub fn from_token(token: &str) -> Result<Self, MalformedLease> {
         let mut bytes = [0; 26];
+        // Into a buffer of the exact length, which bounds the work for a token of any size.
         match URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) {
             Ok(26) => {}
             _ => return Err(MalformedLease),

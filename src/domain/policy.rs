@@ -66,6 +66,7 @@ impl Policy {
         if self.burst > 0 {
             f64::from(self.burst)
         } else {
+            // Below one start per second, a smaller bucket would never hold a whole start.
             self.per_second.max(1.0)
         }
     }
@@ -175,6 +176,7 @@ impl Settings {
             Some(false) => None,
         };
         let mut conflicts: Vec<_> = unset.iter().filter_map(conflict).collect();
+        // In order, so that a field that `unset` names twice is one conflict.
         conflicts.sort();
         conflicts.dedup();
         conflicts

@@ -89,6 +89,8 @@ impl Progress {
             failed_step: None,
             paused: false,
         };
+        // A skipped root unlocks its children at once, so a task may be complete when it is
+        // submitted.
         let fates = progress.unlock(graph, graph.roots().to_vec(), fate);
         (progress, fates)
     }
@@ -114,6 +116,7 @@ impl Progress {
 
     /// The children of a step whose parents are all done.
     fn freed_by(&self, graph: &Graph, step: u16) -> Vec<u16> {
+        // An operator may have resolved the child before its parents were done.
         let is_free = |child: &u16| {
             // An operator may have set a child before its turn; it must not come into play again.
             !self.done.contains(*child)
@@ -158,6 +161,8 @@ impl Progress {
 
     /// The task's final event once no step is in play.
     pub fn conclusion(&self, steps: usize) -> Option<TaskEvent> {
+        // A failure concludes the task only when no step is in play: other branches go on to their
+        // end.
         match self.live {
             0 if self.done.len() == steps => Some(TaskEvent::Complete),
             0 => Some(TaskEvent::Fail),

@@ -122,6 +122,8 @@ impl Found<'_> {
             findings.push(Finding::Mistimed);
         }
         if !after.state.is_final() {
+            // A step has ended, so the start was lost; the state machine concludes only a started
+            // task.
             let starts = !self.ended.is_empty() && after.state.after(TaskEvent::Start).is_ok();
             events.extend(starts.then_some(TaskEvent::Start));
             // After the start: the state machine has no way from pending to complete.

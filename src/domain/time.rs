@@ -4,6 +4,7 @@
 /// `2026-01-31T12:00:00+02:00`. The function does not check that the day exists. A text without a
 /// zone is refused, since it means another moment on another machine.
 pub fn is_rfc3339(text: &str) -> bool {
+    // The position may be inside a character of an arbitrary text.
     let Some((start, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else {
         return false;
     };

@@ -133,6 +133,7 @@ impl Cluster {
     /// Stops the server if it runs, and starts it again on the same port with the same data.
     pub async fn restart(&mut self) -> Result<(), Error> {
         self.stop_server().await;
+        // On the same port, so that the URL stays valid for connected clients.
         (self.postmaster, _) = launch(&self.home, self.port, self.durable, &self.settings).await?;
         Ok(())
     }
@@ -192,6 +193,7 @@ async fn launch(
 ) -> Result<(Postmaster, u16), Error> {
     let until = Instant::now() + RETRY_LIMIT;
     loop {
+        // A new choice at each try, since the last one may be the reason of the failure.
         let port = if wanted == 0 { free_port() } else { wanted };
         let error = match launch_once(home, port, durable, settings).await {
             Ok(postmaster) => return Ok((postmaster, port)),
@@ -217,6 +219,7 @@ async fn launch_once(
     let program = home.binaries.postgres();
     let mut command = home.command(&program);
     command.arg("-D").arg(home.data());
+    // The last value of a setting applies, so the caller's settings come after.
     for (name, value) in ours(port, durable, home.temporary).iter().chain(settings) {
         command.arg("-c").arg(format!("{name}={value}"));
     }
@@ -236,6 +239,7 @@ async fn launch_once(
 
     let until = Instant::now() + READY_LIMIT;
     loop {
+        // Before the look at the pid file, which a server that has ended may leave behind.
         if let Some(status) = postmaster.exited() {
             let (status, tail) = (describe(status), home.log_tail(log_start));
             return Err(Error::Start {
@@ -305,5 +309,6 @@ fn free_port() -> u16 {
     let candidates =
         std::iter::repeat_with(|| RANGE.start + random() % RANGE.len() as u16).take(100);
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // If no port is free, the server's own message about the port explains the failure.
     candidates.into_iter().find(is_free).unwrap_or(RANGE.start)
 }

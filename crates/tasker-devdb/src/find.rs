@@ -111,6 +111,7 @@ fn pick(wanted: String, serves: impl Fn(&Binaries) -> bool) -> Result<Binaries, 
         match Binaries::at(&dir) {
             Ok(found) if serves(&found) => return Ok(found),
             Ok(found) => unusable.push(found),
+            // Most folders of the `PATH` have no Postgres.
             Err(_) => {}
         }
     }
@@ -119,6 +120,7 @@ fn pick(wanted: String, serves: impl Fn(&Binaries) -> bool) -> Result<Binaries, 
 
 /// Folders to search, the best first.
 fn candidates() -> Vec<PathBuf> {
+    // The `PATH` first, since it is the user's own choice; then the folders of the usual packages.
     let mut dirs: Vec<PathBuf> = env::var_os("PATH")
         .iter()
         .flat_map(env::split_paths)

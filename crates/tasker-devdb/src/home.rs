@@ -98,6 +98,8 @@ impl Home {
                 None => find()?,
             },
         };
+        // Before the data exists, so that nothing stays behind even if this process dies during
+        // initdb.
         let broom = temporary.then(|| remove_when_we_end(&dir)).transpose()?;
         let mut home = Self {
             binaries,
@@ -108,6 +110,7 @@ impl Home {
             _lock: lock,
             _broom: broom,
         };
+        // A predecessor must have left the data before it is read or made.
         home.await_predecessor()?;
         home.prepare_data(options)?;
         Ok(home)
@@ -151,6 +154,7 @@ impl Home {
             file.read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
+        // An unreadable log must not hide the error that it was to explain.
         let text = read().unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
@@ -289,6 +293,7 @@ impl Home {
                 output: String::from_utf8_lossy(&words).trim().to_owned(),
             });
         }
+        // Renamed when it is complete: an interrupted initdb leaves no folder that passes for data.
         fs::rename(&making, self.data()).map_err(Error::io("move", &making))
     }
 
@@ -371,6 +376,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
         .truncate(false)
         .mode(0o600)
         .open(&path);
+    // Not truncated so far: before the lock is taken, the file has the pid of its holder.
     let mut file = file.map_err(Error::io("open", &path))?;
     match file.try_lock() {
         Ok(()) => {}

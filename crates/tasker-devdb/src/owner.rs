@@ -61,6 +61,7 @@ impl Owner {
             .ancestors()
             .filter(|p| !p.as_os_str().is_empty())
             .collect();
+        // From the root, so that the answer is the outermost obstacle.
         way.reverse();
         way.into_iter()
             .find(|step| fs::metadata(step).is_ok_and(|m| !self.may_enter(&m)))
@@ -68,6 +69,7 @@ impl Owner {
     }
 
     fn may_enter(&self, dir: &fs::Metadata) -> bool {
+        // The first matching class decides, even if a later one would permit it.
         let bit = if dir.uid() == self.uid {
             0o100
         } else if dir.gid() == self.gid {

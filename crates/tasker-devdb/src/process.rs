@@ -53,6 +53,7 @@ impl Postmaster {
             .name("postgres-parent".into())
             .spawn(move || match command.spawn() {
                 Ok(mut child) => {
+                    // The receiver waits for this one message, so the send succeeds.
                     let _ = started.send(Ok(child.id()));
                     ended.send_replace(Some(child.wait().unwrap_or_default()));
                 }
@@ -84,6 +85,7 @@ impl Postmaster {
 
     pub(crate) fn ask(&self, how: Shutdown) {
         if self.exited().is_none() {
+            // The server may end between the check and the signal, which is as good.
             let _ = kill_process(self.pid, how.signal());
         }
     }

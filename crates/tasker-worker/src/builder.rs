@@ -222,6 +222,7 @@ fn index(
     let mut by_name = HashMap::with_capacity(handlers.len());
     for (name, handler) in handlers {
         within("bytes of a handler's name", name.len(), 1, MAX_NAME_BYTES)?;
+        // Refused and not replaced: the later handler would silently take the steps of the first.
         if by_name.contains_key(&name) {
             return Err(BuildError::DuplicateHandler(name));
         }

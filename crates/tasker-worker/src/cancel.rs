@@ -39,6 +39,7 @@ pub(crate) struct Cancellation {
 
 impl Cancellation {
     pub fn cancel(&self, reason: CancelReason) {
+        // Before the token: a handler that the token wakes reads the reason at once.
         self.reason.get_or_init(|| reason);
         self.token.cancel();
     }

@@ -144,6 +144,7 @@ pub fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
             "its scheme must be `http`, since this client does not support TLS".into(),
         ));
     }
+    // gRPC has its own paths, so a path of the URL would be ignored silently.
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(invalid("it must end after the port".into()));
     }

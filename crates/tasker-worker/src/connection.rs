@@ -57,6 +57,7 @@ pub(crate) enum OpenError {
 impl Connection {
     /// Connects and registers.
     pub async fn open(address: Uri, register: Register) -> Result<Self, OpenError> {
+        // One limit for all phases: a server may accept the connection and never answer.
         match timeout(OPEN_TIMEOUT, Self::try_open(address, register)).await {
             Ok(opened) => opened,
             Err(_) => Err(OpenError::Unreachable(format!(
@@ -72,7 +73,10 @@ impl Connection {
             mut inbound,
             ..
         } = self;
+        // Ends the request stream; the queued messages still go out.
         drop(outbound);
+        // Dropping the response at once would reset the stream, and could lose the last results. A
+        // time-out is no error here: the worker ends anyway.
         let _ = timeout(CLOSE_TIMEOUT, async {
             while let Ok(Some(_)) = inbound.message().await {}
         })
@@ -102,6 +106,7 @@ impl Connection {
                 outbound,
                 inbound,
             }),
+            // Not fatal: another address may belong to a working server.
             _ => Err(OpenError::Unreachable(
                 "its first message is not `registered`".into(),
             )),
@@ -126,6 +131,7 @@ fn endpoint(address: Uri) -> Endpoint {
 
 fn not_registered(status: Status) -> OpenError {
     match status.code() {
+        // Only these two concern the registration itself; any other cause may pass.
         Code::FailedPrecondition | Code::InvalidArgument => OpenError::Refused(status),
         _ => OpenError::Unreachable(describe(&status)),
     }
@@ -152,6 +158,8 @@ fn heartbeat_interval(registered: &Registered) -> Duration {
     let third = registered
         .lease_duration
         .and_then(|lease| Duration::try_from(lease).ok());
+    // Bounded on both sides: zero would spin the loop, and a huge interval would overflow the
+    // clock.
     told.or(third.map(|lease| lease / 3))
         .unwrap_or(DEFAULT_HEARTBEAT)
         .clamp(MIN_HEARTBEAT, MAX_HEARTBEAT)

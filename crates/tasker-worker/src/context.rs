@@ -39,6 +39,7 @@ impl StepContext {
             .timeout
             .and_then(|timeout| Duration::try_from(timeout).ok())
             .unwrap_or(DEFAULT_TIMEOUT);
+        // A time-out beyond the range of the clock is no deadline that a handler could use.
         let deadline = received
             .checked_add(timeout)
             .unwrap_or(received + DEFAULT_TIMEOUT);
@@ -221,6 +222,7 @@ impl StepContext {
     /// five seconds after that is dropped at its next `.await`.
     pub async fn cancelled(&self) -> CancelReason {
         self.inner.cancellation.token().cancelled().await;
+        // The reason is set before the token, so the default is never returned.
         self.cancel_reason().unwrap_or(CancelReason::LeaseLost)
     }
 
@@ -231,6 +233,7 @@ impl StepContext {
 
     /// A token that is cancelled with the attempt, for APIs that take one.
     pub fn cancellation_token(&self) -> CancellationToken {
+        // A child: a handler that cancels its token must not cancel the attempt's own.
         self.inner.cancellation.token().child_token()
     }
 

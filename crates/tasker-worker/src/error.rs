@@ -129,6 +129,7 @@ impl PermanentError {
 fn object_json(value: &impl Serialize) -> String {
     match serde_json::to_string(value) {
         Ok(json) if json.starts_with('{') => json,
+        // `()` and `None` have no facts to send.
         Ok(json) if json == "null" => String::new(),
         Ok(json) => format!(r#"{{"value":{json}}}"#),
         Err(reason) => serde_json::json!({"context_error": reason.to_string()}).to_string(),

@@ -85,9 +85,11 @@ impl Running {
         self,
         stop: impl Future<Output = ()>,
     ) -> Result<Shutdown, WorkerError> {
+        // Effective when the caller drops this future; after the end, the signal has no receiver.
         let _end_at_once = self.hard.clone().drop_guard();
         let stop = async {
             stop.await;
+            // Only the end of the worker resolves the select, also after the stop signal.
             pending::<Infallible>().await
         };
         tokio::select! {

@@ -97,6 +97,7 @@ pub fn check(service: &str, status: StatusCode, headers: &HeaderMap) -> Result<(
 pub fn connection_error(service: &str, error: &dyn Error) -> StepError {
     let mut message = format!("{service} connection error: {error}");
     let mut cause = error.source();
+    // Clients often state only "error sending request"; the reason is in an inner cause.
     while let Some(error) = cause {
         message = format!("{message}: {error}");
         cause = error.source();
@@ -129,6 +130,7 @@ fn check_at(
             .retry_after(retry_after(headers, now).unwrap_or(DEFAULT_RATE_LIMIT_DELAY))
             .context(json!({"service": service, "rate_limit_type": "server_requested"}))
             .into(),
+        // These two of the client errors ask for a repetition.
         408 | 425 | 500..=599 => {
             let error = RetryableError::new(format!("{service} server error: {code}"))
                 .error_code("SERVER_ERROR")
@@ -142,6 +144,7 @@ fn check_at(
             .error_code("CLIENT_ERROR")
             .context(json!({"service": service}))
             .into(),
+        // A client that follows redirects never returns 1xx or 3xx.
         _ => PermanentError::new(format!("{service} unexpected status: {code}"))
             .error_code("UNEXPECTED_STATUS")
             .context(json!({"service": service}))

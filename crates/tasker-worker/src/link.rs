@@ -75,6 +75,7 @@ impl Link {
     ) -> Self {
         let max_concurrent = config.max_concurrent_steps;
         let mut handlers: Vec<_> = config.handlers.keys().cloned().collect();
+        // A hash map has another order in each process; equal workers are to register alike.
         handlers.sort_unstable();
         let register = Register {
             name: config.name,
@@ -167,6 +168,7 @@ impl Link {
     async fn meanwhile<T>(&mut self, wanted: impl Future<Output = T>) -> Result<T, Over> {
         let mut wanted = pin!(wanted);
         loop {
+            // A worker that drains and has nothing left to deliver does not wait for a server.
             if self.is_done() {
                 return Err(Over::Stopped);
             }
@@ -186,16 +188,23 @@ impl Link {
         self.steps.reconnected(&connection.kept_leases);
         let mut to_say = ToSay {
             heartbeat: false,
+            // This server does not know of a drain that began between two connections.
             drain: self.stop.is_draining(),
         };
         let period = connection.heartbeat_interval;
+        // The registration has just renewed the leases, so the first heartbeat is due a period
+        // later.
         let mut heartbeats = time::interval_at(time::Instant::now() + period, period);
+        // A burst of late heartbeats would renew the leases no further than one of them.
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // The drain goes out first, or the server would take the end of the stream for a loss.
             if !to_say.drain && self.is_done() {
                 connection.close().await;
                 return Over::Stopped;
             }
+            // The branch below reserves a place before it takes a message, so that a cancelled wait
+            // loses no result.
             let can_say = to_say.heartbeat || to_say.drain || self.steps.has_results();
             tokio::select! {
                 message = connection.inbound.message() => match message {
@@ -248,6 +257,8 @@ impl Link {
         use work_response::Message;
         match message {
             Some(Message::Assignment(assignment)) => {
+                // A server that no longer acknowledges is given up; the next connection sends the
+                // results again.
                 self.steps
                     .assign(assignment)
                     .map_err(|error| Over::Lost(error.to_string()))?;

@@ -57,6 +57,7 @@ impl Outage {
         } else {
             debug!(%address, %reason, tries = self.tries, "still no connection to a server");
         }
+        // The iterator has no end, so the default is never used.
         let delay = self.delays.next().unwrap_or(MAX_DELAY);
         if delay <= longest {
             return delay;
@@ -81,6 +82,7 @@ impl Outage {
 
 /// A random number from 0 to 1.
 fn jitter() -> f64 {
+    // The keys of `RandomState` are random, which spares a dependency.
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u8(0);
     let [high, low, ..] = hasher.finish().to_be_bytes();

@@ -25,6 +25,7 @@ const MAX_DELAY: Duration = Duration::from_secs(315_576_000_000);
 /// Converts a handler's answer, JSON text or an error, into the outcome that the server receives.
 pub(crate) fn outcome(answer: Result<String, StepError>) -> Outcome {
     match answer {
+        // Permanent, since a retry would most likely give the same result.
         Ok(json) if json.len() > MAX_RESULT_BYTES => {
             let size = json.len();
             let message = format!("the result has {size} bytes; at most {MAX_RESULT_BYTES}");
@@ -48,6 +49,7 @@ pub(crate) fn outcome(answer: Result<String, StepError>) -> Outcome {
 }
 
 fn to_proto(delay: Duration) -> prost_types::Duration {
+    // After the minimum the conversion cannot fail.
     delay.min(MAX_DELAY).try_into().unwrap_or_default()
 }
 

@@ -36,6 +36,7 @@ impl Worker {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub async fn run(self) -> Result<Shutdown, WorkerError> {
+        // Before the start: without a handler, a signal would kill the process.
         let mut signals = Signals::listen().map_err(WorkerError::Signals)?;
         let running = self.start();
         let (soft, hard) = (running.soft.clone(), running.hard.clone());
@@ -92,13 +93,17 @@ impl Worker {
         });
         let link = Link::new(self.config, stop, state_sender, handlers_run_on);
         let ended = CancellationToken::new();
+        // A guard signals the end also when the thread panics, and when it cannot be started at
+        // all.
         let end_guard = ended.clone().drop_guard();
+        // The caller's subscriber may be set for its own thread only.
         let subscriber = tracing::dispatcher::get_default(Clone::clone);
         let thread = thread::Builder::new()
             .name("tasker-worker".into())
             .spawn(move || {
                 let _end_guard = end_guard;
                 let ended = tracing::dispatcher::with_default(&subscriber, || block_on(link));
+                // Otherwise the task would stay in the caller's runtime.
                 end_with_runtime.abort();
                 ended
             });

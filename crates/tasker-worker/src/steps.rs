@@ -98,6 +98,7 @@ impl Steps {
             );
             return Ok(());
         }
+        // Results occupy memory until their acknowledgement, so their number is bounded.
         if self.ended.len() >= self.max_unacknowledged() {
             return Err(Unacknowledged(self.ended.len()));
         }
@@ -115,7 +116,11 @@ impl Steps {
                 "the server assigned more steps than max_concurrent_steps"
             );
         }
+        // A step that cannot start here is released and not failed: another worker may run it, at
+        // no cost to its attempts.
         if known && in_bounds && !self.draining {
+            // Through the queue even with a free slot, so that steps start in the order of their
+            // assignment.
             self.waiting.push_back(step);
             self.fill_slots();
         } else {
@@ -132,6 +137,7 @@ impl Steps {
         if let Some(stopping) = self.stopping.get_mut(lease) {
             let step = &stopping.handler.step;
             debug!(?step, ?reason, "the step is cancelled");
+            // Only the first cancellation counts: a repeated one must not prolong the grace.
             if !step.is_cancelled() {
                 step.cancellation().cancel(reason);
                 stopping.abort_at = Some(time::Instant::now() + CANCEL_GRACE);
@@ -160,6 +166,7 @@ impl Steps {
         for lease in leases.iter().filter(|lease| !kept.contains(lease.as_str())) {
             self.disown(lease);
         }
+        // All of them, since acknowledgements may have been lost with the last connection.
         self.outbox = self.ended.keys().cloned().collect();
         self.fill_slots();
     }
@@ -178,6 +185,7 @@ impl Steps {
             .waiting
             .iter()
             .map(|step| step.lease_token().to_owned());
+        // The lease of an unacknowledged result is needed until then; those of `stopping` are lost.
         let running = self.running.keys().chain(self.ended.keys()).cloned();
         running.chain(waiting).collect()
     }
@@ -191,6 +199,7 @@ impl Steps {
     pub fn next_result(&mut self) -> Option<StepResult> {
         while let Some(lease_token) = self.outbox.pop_front() {
             if let Some(outcome) = self.ended.get(&lease_token) {
+                // A copy: the outcome stays until its acknowledgement.
                 let outcome = Some(outcome.clone());
                 return Some(StepResult {
                     lease_token,
@@ -210,6 +219,8 @@ impl Steps {
             .filter_map(|stopping| stopping.abort_at)
             .min();
         tokio::select! {
+            // Without attempts this branch is disabled, and without a time the other one never
+            // resolves: the caller's other events wake it then.
             Some(ended) = self.attempts.join_next_with_id() => match ended {
                 Ok((id, answer)) => self.finish(id, Ok(answer)),
                 Err(error) => self.finish(error.id(), Err(error)),
@@ -252,6 +263,7 @@ impl Steps {
     }
 
     fn fill_slots(&mut self) {
+        // A cancelled handler still runs and occupies its slot here, whatever the server counts.
         while self.running.len() + self.stopping.len() < self.max_concurrent
             && self.ended.len() < self.max_unacknowledged()
             && let Some(step) = self.waiting.pop_front()
@@ -277,6 +289,7 @@ impl Steps {
         let lease = step.lease_token().to_owned();
         let given = step.clone();
         let attempt = async move { handler.call(given).await }.instrument(span);
+        // The id is entered before the result can be taken, since only this task takes results.
         let attempt = self.attempts.spawn_on(attempt, &self.runtime);
         self.lease_of.insert(attempt.id(), lease.clone());
         self.running.insert(lease, Running { step, attempt });
@@ -286,6 +299,7 @@ impl Steps {
         let Some(lease) = self.lease_of.remove(&id) else {
             return;
         };
+        // A step in `stopping` has lost its lease, so its answer is discarded.
         let running = self.running.remove(&lease);
         self.stopping.remove(&lease);
         if let Some(Running { step, .. }) = running {
@@ -324,6 +338,8 @@ impl Steps {
         for Stopping { handler, abort_at } in self.stopping.values_mut() {
             if abort_at.is_some_and(|abort_at| abort_at <= now) {
                 warn!(step = ?handler.step, "the handler ignores its cancellation; it is dropped");
+                // Once is enough: the handler ends at its next await, and occupies its slot until
+                // then.
                 *abort_at = None;
                 handler.attempt.abort();
             }
@@ -334,6 +350,7 @@ impl Steps {
 /// The error of a handler that panicked; none for an aborted one, which sends no result.
 fn panicked(error: JoinError, step: &StepContext) -> Option<StepError> {
     let payload = error.try_into_panic().ok()?;
+    // A panic with a literal carries a `&str`, a formatted one a `String`.
     let reason = payload
         .downcast_ref::<&str>()
         .copied()

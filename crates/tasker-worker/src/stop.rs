@@ -40,9 +40,11 @@ impl Stop {
     /// Waits for the next event. Cancel-safe.
     pub async fn next(&mut self) -> StopEvent {
         tokio::select! {
+            // The hard stop first: it has to win over a drain that is due at the same moment.
             biased;
             () = self.hard.cancelled() => StopEvent::End,
             () = self.soft.cancelled(), if self.drain_until.is_none() => {
+                // `Duration::MAX` means no limit, but is beyond the range of the clock.
                 self.drain_until = Instant::now().checked_add(self.drain_timeout).or_else(far_future);
                 StopEvent::Drain
             }

@@ -173,6 +173,7 @@ impl IdGenerator for Ids {
 /// [`Telemetry::layer`] or a usable parent.
 pub fn continue_in(span: &tracing::Span, traceparent: Option<&str>) {
     if let Some(parent) = traceparent.and_then(parse) {
+        // It fails without the layer, and then there is no trace to continue.
         let _ = span.set_parent(Context::new().with_remote_span_context(parent));
     }
 }
@@ -189,6 +190,7 @@ pub fn traceparent() -> Option<String> {
 /// Parses a `traceparent` of W3C Trace Context.
 pub fn parse(traceparent: &str) -> Option<SpanContext> {
     let mut parts = traceparent.split('-');
+    // The version is not compared: later versions of the format only append fields.
     let (_version, trace, span, flags) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);

@@ -69,6 +69,7 @@ impl Cursor {
     /// Moves to the event `seq` among those that `to` sees.
     pub fn move_to(&mut self, to: &PgSnapshot, seq: i64) {
         match &mut self.within {
+            // The usual case: the next event of the same snapshot, which is not copied again.
             Some(within) if within.to == *to => within.seq = seq,
             within => {
                 *within = Some(Within {
@@ -97,15 +98,18 @@ impl Cursor {
 
     /// `None` for any text that [`Self::encode`] did not return for this cell.
     pub fn decode(text: &str, cell: &str) -> Option<Self> {
+        // Before the decoding, so that an oversized text costs nothing.
         if text.len() > MAX_CURSOR_BYTES {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(SUM_BYTES)?)?;
+        // Before any field is read: a damaged text must not be taken for another position.
         if sum != checksum(body, cell) {
             return None;
         }
         let (version, mut rest) = body.split_first()?;
+        // A cursor of a newer layout has a valid checksum, too.
         if *version != VERSION {
             return None;
         }
@@ -152,6 +156,7 @@ fn take_snapshot(bytes: &mut &[u8]) -> Option<PgSnapshot> {
     let count = usize::try_from(take(bytes)?)
         .ok()
         .filter(|count| *count <= MAX_RUNNING)?;
+    // The count is bounded above, so the text cannot ask for an arbitrary allocation.
     let mut running = Vec::with_capacity(count);
     let mut above = end;
     for _ in 0..count {
@@ -179,6 +184,7 @@ fn take(bytes: &mut &[u8]) -> Option<u64> {
         let part = u64::from(byte & 0x7f);
         number |= part << shift;
         if byte & 0x80 == 0 {
+            // The tenth byte has room for one bit; higher bits would be lost.
             return (part << shift >> shift == part).then_some(number);
         }
     }

@@ -29,6 +29,7 @@ impl PgSnapshot {
     /// Reads the text form of Postgres: `xmin:xmax:xip,...`.
     pub fn parse(text: &str) -> Option<Self> {
         let (first, rest) = text.split_once(':')?;
+        // `xmin` follows from the other two numbers, so it is checked and not kept.
         first.parse::<u64>().ok()?;
         let (end, running) = rest.split_once(':')?;
         let running = running

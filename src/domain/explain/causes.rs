@@ -23,6 +23,7 @@ fn reason(
 }
 
 pub fn parents(step: &StepFacts) -> Reason {
+    // A parent that failed or was cancelled is the whole answer: the others no longer matter.
     let dead = step
         .parents
         .iter()
@@ -84,6 +85,7 @@ pub fn backoff(step: &StepFacts, now: SystemTime) -> Reason {
         .next_attempt_at
         .map(|at| from_now(at, now))
         .unwrap_or_default();
+    // These two outcomes record no error, so the one on record is of an earlier attempt.
     let error = match (step.last_outcome, step.error.as_deref()) {
         (Some(OutcomeKind::Drained), _) => {
             "; the worker of the last one drained before its result".to_owned()
@@ -118,6 +120,7 @@ pub fn not_before(at: SystemTime, now: SystemTime) -> Reason {
 
 pub fn circuit(service: &ServiceFacts, now: SystemTime) -> Option<Reason> {
     let name = &service.name;
+    // An operator's order overrides the counts, and applies even if the policy is disabled.
     match service.forced {
         Some(CircuitState::Closed) => return None,
         Some(_) => {
@@ -183,6 +186,7 @@ pub fn too_large(step: &StepFacts, now: SystemTime) -> Option<Reason> {
     let bytes = step
         .assignment_bytes
         .filter(|_| step.workers.connected == 0)?;
+    // Without any worker the size is not the obstacle, unless no worker could ever take it.
     if step.workers.of_any_size == 0 && bytes <= size::MAX_ASSIGNMENT_BYTES {
         return None;
     }
@@ -229,6 +233,7 @@ pub fn limit(step: &StepFacts) -> Option<Reason> {
         );
         return Some(reason(Cause::Limit, message, step.ready_at, None));
     }
+    // The rate is only inferred: a free slot that the step does not get leaves no other cause.
     if policy.per_second > 0.0 && step.workers.free > 0 {
         let message = format!(
             "{} may start {} steps a second",

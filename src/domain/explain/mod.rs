@@ -171,6 +171,7 @@ pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
                 }
                 _ => {}
             }
+            // The strongest first: pauses, the step's own time, its service, and then workers.
             reasons.extend(causes::circuit(&step.service, now));
             reasons.extend(causes::throttle(&step.service, now));
             reasons.extend(causes::too_large(step, now).or_else(|| causes::no_worker(step, now)));

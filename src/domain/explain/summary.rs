@@ -57,6 +57,7 @@ pub fn summary(state: TaskState, steps: &[(StepFacts, Vec<Reason>)]) -> String {
 pub fn next(task_id: &str, namespace: &str, steps: &[(StepFacts, Vec<Reason>)]) -> Vec<String> {
     let mut next: Vec<String> = Vec::new();
     let mut add = |text: String| {
+        // Many steps share a worker or a service, and need the same advice once.
         if !next.contains(&text) {
             next.push(text);
         }
