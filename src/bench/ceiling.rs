@@ -53,6 +53,7 @@ pub async fn measure(stage: &Stage, time: Duration) -> Result<Ceiling, StoreErro
         steps_per_second: steps / started.elapsed().as_secs_f64(),
         cpu_per_step: cpu.postgres.map(|t| t.as_secs_f64() * 1e6 / steps),
     };
+    // Ended at once: the worker would otherwise stay in the lists until its lease runs out.
     worker::end(&stage.db, &[worker_id]).await?;
     Ok(ceiling)
 }
@@ -171,6 +172,8 @@ impl<'a> Batch<'a> {
             paused: false,
             bytes: 0,
             revision: 0,
+            // Claimed with its insertion, as by a server with a free slot: the ceiling has no queue
+            // scan.
             grant: Some(Grant {
                 worker_id: self.worker_id,
                 nonce,

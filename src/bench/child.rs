@@ -161,6 +161,7 @@ impl WorkersProcess {
         let mut process = Process::start(&mut command)?;
         let (tell, mut state) = watch::channel(State::default());
         let (hand_over, runs) = oneshot::channel();
+        // Read until the end by a thread: a full pipe would block the workers.
         let lines = lines(process.0.stdout.take());
         thread::spawn(move || hand_over.send(listen(lines, &tell)));
         let ready = tokio::time::timeout(START_LIMIT, state.wait_for(|s| s.ready))

@@ -33,6 +33,7 @@ pub async fn measure(stage: &Stage) -> Result<Idle, Error> {
         probes::mark(&stage.db).await?,
         stage.processes().cpu() - cpu,
     );
+    // While the workers are still connected.
     let server_rss_mib = stage.server.pid().and_then(cpu::resident_mib);
     let seconds = after
         .at

@@ -181,6 +181,7 @@ async fn round(
 
 /// Whether a tenth of the tasks was reached by the last batch.
 fn is_tenth(count: i64, done: i64) -> bool {
+    // The fixtures are stored in chunks of 20,000 tasks.
     done == count || (done * 10 / count) > ((done - 20_000).max(0) * 10 / count)
 }
 

@@ -90,6 +90,7 @@ pub async fn register(client: &mut Client, db: &Db) -> Result<Templates, Error> 
             .await
             .map_err(Error::refused("register a template"))?;
     }
+    // The response has no ids of the database, so the rows are read beside the server.
     let mut rows: Vec<TemplateRow> = Vec::new();
     loop {
         let page = template::page(db, rows.last().map_or(0, |row| row.template_id)).await?;
@@ -176,6 +177,7 @@ async fn run(client: &mut Client, request: SubmitTaskRequest) -> Result<String, 
         task_id: submitted.task_id.clone(),
         final_only: true,
     };
+    // The stream is silent until the task is final, so waiting costs the server little.
     let watch = client
         .tasks
         .watch_task(request)
@@ -198,6 +200,7 @@ pub async fn check_golden(client: &Client) -> Result<Vec<String>, Error> {
         let mut client = client.clone();
         let done =
             tokio::time::timeout(GOLDEN_LIMIT, run(&mut client, request("golden", name))).await;
+        // A hanging task is a finding of the report, and not an error that ends the bench.
         let Ok(task_id) = done else {
             return Ok(vec![format!("a {name} did not end")]);
         };

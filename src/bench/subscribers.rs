@@ -85,6 +85,7 @@ impl Subscribers {
             });
         }
         Ok(Self {
+            // After the last subscription, so that each of them receives every event from here on.
             begin: probes::snapshot(&stage.db).await?,
             counts,
             listening,
@@ -102,6 +103,7 @@ impl Subscribers {
                 sleep(Duration::from_millis(20)).await;
             }
             let behind = over.elapsed();
+            // A count that is right too early would hide duplicates that follow.
             sleep(AFTERWARDS).await;
             behind
         };

@@ -106,6 +106,7 @@ pub async fn measure(
 }
 
 async fn part(stage: &Stage, time: Duration) -> Result<(Look, Look), Error> {
+    // The start or the end of the subscribers is not part of the measurement.
     tokio::time::sleep(time.mul_f64(SETTLE)).await;
     let before = Look::take(stage).await?;
     tokio::time::sleep(time).await;

@@ -143,6 +143,7 @@ fn worker(server: &str, n: usize, slots: usize, book: &Arc<Book>) -> Result<Work
         .handler("golden.slow_once", move |step: StepContext| {
             slow(&step);
             async move {
+                // The first attempt runs into its time-out, and the second succeeds.
                 if step.attempt() == 1 {
                     step.cancelled().await;
                 }

@@ -158,6 +158,7 @@ pub fn bottlenecks(
     let mut found: Vec<Bottleneck> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
         for cause in CAUSES.into_iter().filter(|cause| *cause != Cause::Parents) {
+            // Only time on the critical path delays the task; the rest passes beside it.
             let cost = step.measure.critical.of(cause);
             if cost > 0 {
                 let mut bottleneck = Bottleneck {

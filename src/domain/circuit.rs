@@ -256,6 +256,7 @@ pub fn cool_down(policy: &Policy, openings: u32) -> f64 {
 
 /// Limit of steps at once, `seconds` after a recovery: the number of probes, doubled each second.
 pub fn ramp(policy: &Policy, seconds: f64) -> u32 {
+    // At least one step, or a ramp that starts at zero would never admit any.
     let limit = f64::from(policy.probes.max(1)) * 2_f64.powf(seconds.max(0.0).floor());
     #[expect(
         clippy::cast_possible_truncation,

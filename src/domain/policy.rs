@@ -13,7 +13,7 @@ pub const MAX_COUNT: u32 = 1_000_000;
 /// The complete policy in force for a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// Whether failures open the circuit. throttles and limits apply regardless.
+    /// Whether failures open the circuit. Throttles and limits apply regardless.
     pub enabled: bool,
     /// Length of the rolling window.
     pub window_seconds: f64,

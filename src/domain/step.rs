@@ -74,6 +74,7 @@ impl StepState {
             (S::InProgress, E::Fail) => S::Error,
             (S::InProgress, E::GiveBack) => S::Ready,
             (S::Pending | S::Ready | S::InProgress | S::WaitingForRetry, E::Cancel) => S::Cancelled,
+            // A running step takes neither order, since its own result is under way.
             (S::Pending | S::Ready | S::WaitingForRetry | S::Error, E::Skip) => S::Skipped,
             (S::Pending | S::Ready | S::WaitingForRetry | S::Error, E::Resolve) => {
                 S::ResolvedManually

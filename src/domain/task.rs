@@ -83,6 +83,7 @@ impl TaskState {
         use {TaskEvent as E, TaskState as S};
         Ok(match (self, event) {
             (S::Pending, E::Start) => S::InProgress,
+            // A pending task has to start first, so that each log of a task has its `task.started`.
             (S::InProgress, E::Complete) => S::Complete,
             (S::InProgress, E::Fail) => S::Error,
             (S::Pending | S::InProgress, E::Cancel) => S::Cancelled,

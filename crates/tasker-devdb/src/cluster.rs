@@ -41,6 +41,7 @@ impl Cluster {
     /// Starts a server, and returns once it accepts connections. Creates the data first if there is
     /// none.
     pub async fn start(options: Options) -> Result<Self, Error> {
+        // On a thread for blocking work: initdb, copies and the wait for a predecessor.
         let (home, options) =
             tokio::task::spawn_blocking(move || Home::open(&options).map(|home| (home, options)))
                 .await
@@ -152,6 +153,7 @@ impl Cluster {
             pid = self.pid(),
             "Postgres does not stop; it is stopped immediately"
         );
+        // The data is intact all the same: the next start recovers from the log.
         self.postmaster.ask(Shutdown::Immediate);
         if !self.postmaster.ended_within(KILL_LIMIT).await {
             self.postmaster.kill_all();

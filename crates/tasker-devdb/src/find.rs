@@ -33,6 +33,7 @@ impl Binaries {
                 return Err(format!("there is no `{name}` in it"));
             }
         }
+        // Asked for and not taken from the path: a folder may have any name.
         let output = Command::new(dir.join("postgres"))
             .arg("--version")
             .output()

@@ -214,6 +214,7 @@ impl Home {
             Some(_) => {}
             None => self.create_data(options)?,
         }
+        // From the file in either case: a copy of a cached cluster has the password of the cache.
         let path = self.dir.join("password");
         self.password = fs::read_to_string(&path)
             .map_err(Error::io("read the password in", &path))?

@@ -120,6 +120,7 @@ impl WorkerBuilder {
     /// # Errors
     /// The first setting that is wrong.
     pub fn build(self) -> Result<Worker, BuildError> {
+        // The server would refuse a registration out of these bounds, but only after the start.
         within("addresses", self.addresses.len(), 1, MAX_ADDRESSES)?;
         within("handlers", self.handlers.len(), 1, MAX_HANDLERS)?;
         within("namespaces", self.namespaces.len(), 0, MAX_NAMESPACES)?;

@@ -106,6 +106,7 @@ impl Link {
         loop {
             let address = self.rotate();
             let over = self.connect_and_serve(&address, &mut outage).await;
+            // Before the wait for the next try, since `is_connected` is asked meanwhile.
             self.state.send_modify(|state| state.connected = false);
             match over {
                 Over::Stopped => return Ok(self.shut_down()),
@@ -140,6 +141,8 @@ impl Link {
     async fn connect_and_serve(&mut self, address: &Uri, outage: &mut Outage) -> Over {
         let register = Register {
             previous_worker_id: self.worker_id.clone(),
+            // Taken anew for each try: handlers end, and leases are lost, while there is no
+            // connection.
             held_leases: self.steps.held_leases(),
             ..self.register.clone()
         };
@@ -152,6 +155,7 @@ impl Link {
             Ok(Err(error @ OpenError::Unreachable(_))) => Over::Lost(error.to_string()),
             Ok(Ok(connection)) => {
                 outage.connected(address, &connection.worker_id, Instant::now());
+                // Kept for the next connection, by which the worker claims its leases again.
                 self.worker_id.clone_from(&connection.worker_id);
                 self.heartbeat_interval = connection.heartbeat_interval;
                 self.state.send_replace(LinkState {

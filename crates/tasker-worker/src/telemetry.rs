@@ -60,6 +60,7 @@ pub fn endpoint() -> Result<Option<String>, TelemetryError> {
     };
     let off = set(&["OTEL_SDK_DISABLED"]).is_some_and(|value| value.eq_ignore_ascii_case("true"))
         || set(&["OTEL_TRACES_EXPORTER"]).is_some_and(|value| value == "none");
+    // Before the protocol is judged: a setting of a disabled export is no error.
     let Some(endpoint) = set(&ENDPOINTS).filter(|_| !off) else {
         return Ok(None);
     };

@@ -95,6 +95,7 @@ fn part(part: &Round) -> Value {
 
 /// A number with this many decimals; null if it is not finite.
 fn rounded(value: f64, digits: usize) -> Value {
+    // By way of the text, since a rounded `f64` would print more digits again.
     let text = format!("{value:.digits$}");
     text.parse::<Number>().map_or(Value::Null, Value::Number)
 }

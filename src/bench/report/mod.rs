@@ -52,6 +52,7 @@ impl Report {
     }
 
     fn mean_of(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+        // One unknown value makes the mean unknown: a mean of the rest would pass for the whole.
         let known: Option<Vec<f64>> = self.rounds.iter().map(of).collect();
         known
             .filter(|k| !k.is_empty())
@@ -78,6 +79,7 @@ impl Report {
 
     /// The throughput with a limit, relative to the round before it.
     fn limited_ratio(&self) -> Option<f64> {
+        // By pairs, since the machine changes from one round to the next.
         let pairs = self.limited.iter().zip(&self.rounds);
         let ratios: Vec<f64> = pairs
             .map(|(with, without)| with.steps_per_second / without.steps_per_second)

@@ -65,6 +65,7 @@ pub fn failed(step: &StepFacts) -> Reason {
         .as_deref()
         .map(|code| format!(" ({code})"))
         .unwrap_or_default();
+    // Lost, released and probing attempts have a number but no charge.
     let free = step.attempt.saturating_sub(step.charged);
     let free = if free > 0 {
         format!(", and {free} uncharged")
@@ -256,6 +257,7 @@ pub fn queue(step: &StepFacts) -> Reason {
         n if n >= MAX_AHEAD => format!("at least {MAX_AHEAD} others go before it"),
         n => format!("{n} go before it, by priority or age"),
     };
+    // A free slot and no other step before it: the next claim takes it.
     if free > 0 && step.ahead == 0 {
         return reason(
             Cause::Dispatch,

@@ -56,6 +56,7 @@ impl Adjustment {
     /// The JSON object from which `Adjustment::read` reads the same adjustment.
     pub fn to_value(&self) -> Value {
         let mut value = Map::new();
+        // Empty parts are left out, so that `settings` lists only changes.
         if !self.steps.is_empty() {
             let steps = self
                 .steps

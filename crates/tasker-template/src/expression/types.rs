@@ -85,6 +85,8 @@ impl Kinds {
         if self == Kinds::ANY {
             return "any value".into();
         }
+        // The wider kind comes first in the list, so that "a number" is not an integer or a
+        // fraction.
         let (mut left, mut words) = (self, Vec::new());
         for (kinds, word) in WORDS.into_iter().filter(|(kinds, _)| kinds.within(self)) {
             if left.has(kinds) {

@@ -49,6 +49,7 @@ pub(super) fn to_cel(
     };
     match variable {
         Variable::Document(value) => part(value, reads, path),
+        // Only the steps that the expression reads: the results of the others may be large.
         Variable::Results(results) => {
             let read = results.iter().filter_map(|(step, value)| {
                 let reads = reads.of_part(step)?;

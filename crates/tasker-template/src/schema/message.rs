@@ -37,6 +37,7 @@ fn start(text: &impl fmt::Display) -> String {
 }
 
 pub(super) fn violation(error: &ValidationError<'_>) -> Violation {
+    // The validator's message quotes the value, so a large one would fill the whole message.
     let short = match error.instance().as_ref() {
         Value::String(text) => text.len() <= MAX_VALUE_BYTES,
         Value::Number(number) => number.as_str().len() <= MAX_VALUE_BYTES,

@@ -260,6 +260,7 @@ impl ContextSchema {
         if self.survey.defaults.is_empty() {
             return Vec::new();
         }
+        // One registry for all defaults, since it takes a copy of the whole schema.
         let resource = Resource::from_contents(self.schema.clone());
         let registry = Registry::new()
             .add(SELF_URI, resource)

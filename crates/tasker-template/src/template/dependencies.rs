@@ -19,6 +19,7 @@ pub(super) fn resolve(raw: Vec<RawStep<'_>>, problems: &mut Problems) -> Vec<Ste
         .iter()
         .map(|step| parents(step, &raw, &index, problems))
         .collect();
+    // While the places of the references are still known; the steps keep only indices.
     report_cycles(&raw, &links, problems);
     let parents: Vec<Vec<usize>> = links
         .iter()

@@ -93,6 +93,7 @@ pub(super) fn read(
     let items = field
         .list("a list of overrides", problems)
         .unwrap_or_default();
+    // None is read then: each could have many problems of its own.
     if items.len() > MAX_OVERRIDES {
         let message = format!(
             "the template has {} overrides, but at most {MAX_OVERRIDES} are allowed",

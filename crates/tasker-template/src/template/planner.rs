@@ -37,6 +37,7 @@ pub(super) fn read(
         },
         _ => planner,
     };
+    // A text alone is the short form: the name of the handler, and defaults for the rest.
     if matches!(field.node.data, Data::Text(_)) {
         step::set_handler(&mut planner, field.name(problems), service);
         return described(planner);

@@ -120,6 +120,7 @@ fn version(fields: &Fields<'_>, problems: &mut Problems) -> semver::Version {
     let Some(text) = field.text(problems) else {
         return DEFAULT_VERSION;
     };
+    // Before the parser, which accepts labels of any length.
     if text.len() > MAX_NAME_BYTES {
         field.problem(
             format!(

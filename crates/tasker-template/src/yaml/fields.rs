@@ -306,6 +306,7 @@ impl<'n> Field<'n> {
             return self.expected("a mapping", problems);
         };
         let map = json_map(entries);
+        // As JSON, the form in which it is stored and sent; YAML may be shorter by its aliases.
         let bytes = serde_json::to_string(&map).map_or(usize::MAX, |json| json.len());
         if bytes > max_bytes {
             self.problem(

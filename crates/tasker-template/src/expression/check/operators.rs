@@ -9,6 +9,8 @@ impl<'e> Checker<'_, 'e> {
     /// The type of a call: of an operator, or of a function.
     pub(super) fn call(&mut self, id: u64, call: &'e CallExpr) -> Found {
         let of = |kinds| Ok(Type::of(kinds));
+        // The parser writes operators as calls with names of their own, so a source cannot name
+        // them.
         match (call.func_name.as_str(), call.args.as_slice()) {
             (operators::LOGICAL_AND | operators::LOGICAL_OR, [a, b]) => {
                 self.bool(a)?;
@@ -104,6 +106,7 @@ impl<'e> Checker<'_, 'e> {
     }
 
     fn index(&mut self, id: u64, of: &'e IdedExpr, index: &'e IdedExpr) -> Found {
+        // A constant name has the type of its field, as in `a.b`.
         if let Expr::Literal(LiteralValue::String(name)) = &index.expr {
             return self.field(id, of, name.inner());
         }
