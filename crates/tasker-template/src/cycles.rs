@@ -62,8 +62,8 @@ pub fn strong_components(edges: &[Vec<usize>]) -> Vec<usize> {
             .for_each(|target| reversed[*target].push(node));
     }
     let mut component = vec![usize::MAX; edges.len()];
-    // Only roots give their number to a component, so the numbers have gaps; their order is what
-    // counts.
+    // Only roots give their number to a component, so the numbers have gaps; only their order
+    // matters.
     for (number, root) in finishing_order(edges).into_iter().rev().enumerate() {
         let mut stack = vec![root];
         while let Some(node) = stack.pop() {

@@ -83,7 +83,7 @@ impl Finder {
         let (mut base, mut top) = (base.to_owned(), top.to_owned());
         if let Some(id) = identity(schema, self.draft).filter(|_| !at.is_empty()) {
             self.inner += 1;
-            // Drafts 6 and 7 write an anchor this way: it names a place, and begins no part of its
+            // The older drafts write an anchor this way: it names a place, and begins no part of its
             // own.
             if let Some(name) = id.strip_prefix('#') {
                 self.anchors
