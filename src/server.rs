@@ -132,6 +132,8 @@ pub async fn run(
         metrics: Arc::clone(&metrics),
         encode_event: grpc::encoded_event::encode,
     };
+    // Until the engine runs no worker and no task depends on this server, so it ends without a
+    // drain.
     let engine = tokio::select! {
         engine = Engine::start(db, settings) => engine?,
         result = &mut server => return Ok(result?),
@@ -178,6 +180,9 @@ fn serve(
     metrics: &Metrics,
     closing: CancellationToken,
 ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
+    // HTTP/1 is for JSON and gRPC-Web. The pings end a connection within 30 s after its peer
+    // vanished. A connection's window is four times a stream's, so that one large upload does not
+    // stall the others.
     Server::builder()
         .accept_http1(true)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -196,6 +201,7 @@ fn serve(
 }
 
 fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
+    // A closure, since each of the two builds consumes a builder.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -263,6 +269,8 @@ async fn nothing(request: axum::extract::Request) -> axum::response::Response {
 async fn report(reporter: HealthReporter, health: HealthCell) {
     let mut changes = health.subscribe();
     loop {
+        // Marked as seen before the report, so that a change during the report wakes the loop
+        // again.
         let status = match changes.borrow_and_update().is_serving() {
             true => tonic_health::ServingStatus::Serving,
             false => tonic_health::ServingStatus::NotServing,

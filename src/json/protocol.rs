@@ -1,7 +1,9 @@
-//! The protocol's own description, and how its names become those of JSON. What is served, what is read and what the
-//! OpenAPI document says all follow from here, so none of them can differ from the protocol.
+//! The descriptors of the protocol, and the JSON names that follow from its names. The routes, the
+//! reader of requests and the OpenAPI document all derive from them, so none can differ from the
+//! protocol.
 //!
-//! A field `…_json` is a real nested document under its name without `_json`. An enum is a short lowercase word.
+//! A field `*_json` is a nested document under its name without `_json`. An enum is a short
+//! lowercase word.
 
 use std::sync::LazyLock;
 
@@ -12,14 +14,14 @@ use prost_reflect::{
 
 use crate::proto;
 
-/// The compiler of the protocol wrote these descriptors into the program: they are always readable.
+/// The build embeds these descriptors, so they are always readable.
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(proto::DESCRIPTORS)
         .expect("the descriptors of this program's own protocol are whole")
 });
 
-/// The rpc called `service/method` in package `tasker.v1`. A route that names one that does not exist is a mistake in the
-/// program; every test that starts a server finds it.
+/// The rpc `service/method` of package `tasker.v1`. An unknown name is a mistake in the program,
+/// which every test that starts a server finds.
 pub fn rpc(name: &str) -> MethodDescriptor {
     let found = name.split_once('/').and_then(|(service, method)| {
         POOL.get_service_by_name(&format!("tasker.v1.{service}"))?
@@ -29,13 +31,13 @@ pub fn rpc(name: &str) -> MethodDescriptor {
     found.unwrap_or_else(|| panic!("the protocol has no rpc {name}"))
 }
 
-/// What describes the message of this full name.
+/// The descriptor of the message with this full name.
 pub fn message(name: &str) -> MessageDescriptor {
     POOL.get_message_by_name(name)
         .unwrap_or_else(|| panic!("the protocol has no message {name}"))
 }
 
-/// What a field is called in JSON.
+/// The JSON key of a field.
 pub fn key(field: &FieldDescriptor) -> &str {
     if is_document(field) {
         field.name().trim_end_matches("_json")
@@ -62,8 +64,8 @@ pub fn value_kind(field: &FieldDescriptor) -> Kind {
     }
 }
 
-/// The words of an enum with their numbers. The unspecified value has none. What happened is a noun and a verb, such as
-/// `step.failed`.
+/// The words of an enum with their numbers; the unspecified value has none. The type of an event is
+/// a noun and a verb, such as `step.failed`.
 pub fn words(of: &EnumDescriptor) -> impl Iterator<Item = (String, i32)> + '_ {
     let prefix = upper_snake(of.name()) + "_";
     let is_event = of.full_name() == "tasker.v1.EventType";
@@ -92,6 +94,8 @@ pub fn comment(file: &FileDescriptor, path: &[i32]) -> Option<String> {
         .find(|location| location.path == path)?
         .leading_comments
         .as_deref()?;
+    // protoc keeps the line breaks of the source: the lines of a paragraph are joined again, and
+    // empty lines stay between paragraphs.
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     Some(
         lines

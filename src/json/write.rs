@@ -1,4 +1,4 @@
-//! A message of the protocol as JSON.
+//! Writes a message of the protocol as JSON.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use tasker_template::json_text::check_document;
 
 use super::protocol::{self, is_document, key, value_kind, words};
 
-/// A message, to be looked into by name.
+/// A message whose fields can be read by name.
 pub fn dynamic<M: prost::Name>(of: &M) -> DynamicMessage {
     DynamicMessage::decode(
         protocol::message(&M::full_name()),
@@ -19,8 +19,8 @@ pub fn dynamic<M: prost::Name>(of: &M) -> DynamicMessage {
     .expect("what was just encoded is whole")
 }
 
-/// The JSON text of a message. Documents inside it are copied as they are, never parsed, so digits, the order of keys and
-/// white space arrive as they were sent.
+/// The JSON text of a message. Nested documents are copied unparsed, so that digits, the order of
+/// keys and white space arrive as they were sent.
 pub fn text(message: &DynamicMessage) -> String {
     Writer {
         out: String::new(),
@@ -29,8 +29,8 @@ pub fn text(message: &DynamicMessage) -> String {
     .whole(message)
 }
 
-/// A message as a tree that keeps every digit and the order of keys, whoever sent it: text that is no document after all
-/// is better shown than lost.
+/// A message as a tree that keeps every digit and the order of keys. A nested text that is not JSON
+/// is shown as a string, since a lost text would hide the mistake of its sender.
 pub fn value(of: &impl prost::Name) -> serde_json::Value {
     let copy = |out: &mut String, document: &str| match check_document(document, document.len()) {
         Ok(()) => out.push_str(document),
@@ -53,7 +53,7 @@ pub fn values<M: prost::Name>(of: &[M]) -> serde_json::Value {
 
 struct Writer {
     out: String,
-    /// How a document becomes part of the whole.
+    /// Appends a nested document.
     copy: fn(&mut String, &str),
 }
 
@@ -67,6 +67,7 @@ impl Writer {
         self.separated(('{', '}'), message.descriptor().fields(), |to, field| {
             to.text(key(&field));
             to.out.push(':');
+            // A field without presence cannot be unset: its default value is a value.
             let is_set = !field.supports_presence() || message.has_field(&field);
             match is_set {
                 true => to.member(&field, &message.get_field(&field)),
@@ -83,6 +84,7 @@ impl Writer {
             }
             Value::Map(entries) => {
                 let mut entries: Vec<(&MapKey, &Value)> = entries.iter().collect();
+                // A map of protobuf has no order: sorted, equal messages have equal texts.
                 entries.sort_by_key(|(key, _)| map_key(key));
                 self.separated(('{', '}'), entries, |to, (key, item)| {
                     to.text(&map_key(key));
@@ -90,6 +92,7 @@ impl Writer {
                     to.one(&kind, document, item);
                 });
             }
+            // Most strings of the protocol have no presence: an empty one means that it is not set.
             Value::String(nothing) if nothing.is_empty() => self.null(),
             value => self.one(&kind, document, value),
         }
@@ -119,6 +122,8 @@ impl Writer {
 
     /// A time is RFC 3339 and a duration such as `"1.5s"`.
     fn well_known(&mut self, message: &DynamicMessage) {
+        // Both types have a form of their own in JSON. The descriptor names the type, so the
+        // conversion does not fail.
         match message.descriptor().full_name() {
             "google.protobuf.Timestamp" => {
                 self.text(
@@ -161,10 +166,11 @@ impl Writer {
     }
 
     fn shown(&mut self, value: impl std::fmt::Display) {
+        // A write to a `String` does not fail.
         let _ = write!(self.out, "{value}");
     }
 
-    /// JSON has no word for what is not a number.
+    /// JSON has no infinity and no NaN; these become `null`.
     fn float(&mut self, n: f64) {
         self.out
             .push_str(&serde_json::to_string(&n).unwrap_or_else(|_| "null".to_owned()));
@@ -180,7 +186,8 @@ fn quoted(out: &mut String, text: &str) {
     out.push_str(&serde_json::to_string(text).unwrap_or_default());
 }
 
-/// The word of an enum's value; none for the unspecified one. A newer server may know more of them than this program.
+/// The word of an enum's value; `None` for the unspecified one. A newer server may send values that
+/// this program does not know.
 fn word(kind: &Kind, number: i32) -> Option<String> {
     let Kind::Enum(of) = kind else { return None };
     let known = words(of).find(|(_, n)| *n == number).map(|(word, _)| word);

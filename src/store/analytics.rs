@@ -61,11 +61,13 @@ pub async fn ask(db: &Db, question: &Question<'_>) -> Result<Option<Found>, Stor
     let policies = policy::read(db).await?;
     let mut session = db.long_read().await?;
     let tx = session.transaction().await?;
+    // The isolation level can only be set before the first query of a transaction.
     tx.batch_execute(&format!(
         "{SETTINGS}; SET LOCAL statement_timeout = '{MAX_SECONDS}s'"
     ))
     .await?;
     match answer(&tx, question, &policies).await {
+        // A window with too many tasks is the caller's mistake and no failure of the database.
         Err(error) if error.is_timeout() => Ok(None),
         found => found.map(Some),
     }
@@ -101,9 +103,13 @@ async fn answer(
         )
         .await?;
     let (to, from): (SystemTime, SystemTime) = (window.get(0), window.get(1));
+    // Retention keeps ended connections of workers for a day at least, so all that ended after
+    // `known` are in the table; for the time before, the ledger takes one worker as present.
     let (above, known): (Uuid, SystemTime) = (window.get(3), window.get(4));
     let used = tx.query(USED_SERVICES, &[&question.templates]).await?;
     let services: Vec<i32> = used.iter().map(|row| row.get(0)).collect();
+    // Resolved here and passed as arrays: how policies of cell, namespace and service are layered
+    // is code of the domain, not SQL.
     let limits = limits(&used, policies);
     let (mut templates, mut steps, mut parents) = (Vec::new(), Vec::new(), Vec::new());
     for (template, step, parent) in question.edges {
@@ -132,6 +138,7 @@ async fn answer(
             ],
         )
         .await?;
+    // The rows of templates count ended tasks only; this number includes those that still run.
     let count = "SELECT count(*)::int FROM tasks WHERE template_id = ANY($1::int4[]) AND task_id > $2 AND steps_total > 0";
     let tasks = tx
         .query_one(count, &[&question.templates, &above])
@@ -155,6 +162,8 @@ fn limits(used: &[Row], policies: &Policies) -> Limits {
     let mut limits = Limits::default();
     for row in used {
         let policy = policies.of_service(row.get(1), row.get(2));
+        // A service without a limit stays out of the list, since the statement reads all attempts
+        // of the window for each service in it.
         if policy.max_concurrency > 0 || policy.per_second > 0.0 {
             limits.services.push(row.get(0));
             limits.at_once.push(policy.max_concurrency.into());

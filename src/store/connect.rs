@@ -111,6 +111,8 @@ impl Connector {
         more: &[(&str, &str)],
     ) -> Result<(Client, Driver, Endpoint), StoreError> {
         let hosts = &self.url.hosts;
+        // Without shuffling, the last host that accepted writes comes first: hosts that are away
+        // would cost a time-out for each new connection.
         let first = if self.url.shuffled {
             random()
         } else {
@@ -120,6 +122,7 @@ impl Connector {
         for place in (0..hosts.len()).map(|i| first.wrapping_add(i) % hosts.len()) {
             match self.connect_to(&hosts[place], more).await {
                 Ok((client, driver)) => {
+                    // Relaxed: a stale value only costs one more try.
                     self.last.store(place, Ordering::Relaxed);
                     return Ok((client, driver, hosts[place].clone()));
                 }
@@ -130,6 +133,8 @@ impl Connector {
                 {
                     refusal = Some(error);
                 }
+                // Less specific than the error that is kept: a host that is merely away explains
+                // nothing.
                 Err(_) => {}
             }
         }
@@ -172,6 +177,8 @@ impl Connector {
             };
             Ok((client, driver))
         });
+        // Covers the handshakes and the settings too: a host may accept the socket and never
+        // answer.
         tokio::time::timeout(limit, connecting)
             .await
             .map_err(|_| StoreError::silent())?
@@ -195,6 +202,8 @@ fn refused(
             _ => advice,
         });
     }
+    // Postgres reports both cases below with SQLSTATE 28000, like other refusals, so only the text
+    // distinguishes them. A translated message gets no advice.
     let said = error
         .as_db_error()
         .map(tokio_postgres::error::DbError::message)
@@ -238,6 +247,9 @@ fn config(url: &DatabaseUrl, endpoint: &Endpoint) -> Config {
     if let Some(options) = &url.options {
         config.options(options);
     }
+    // The driver only decides whether TLS is used; the verifiers of `tls` implement the stricter
+    // modes. The keep-alives (10 s, then three probes 5 s apart) find a host that vanished without
+    // a reset, for which the default of Linux would wait two hours.
     config
         .port(endpoint.port)
         .application_name(url.application_name.as_deref().unwrap_or(APPLICATION))
@@ -271,6 +283,7 @@ fn config(url: &DatabaseUrl, endpoint: &Endpoint) -> Config {
 /// Makes the settings, and checks in another transaction that they hold. Both are sent at once.
 async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<(), StoreError> {
     let timeout = STATEMENT_TIMEOUT_MS.to_string();
+    // `more` comes last, since a later SET of the same name overrides an earlier one.
     let settings: Vec<(&str, &str)> = [("search_path", schema), ("statement_timeout", &timeout)]
         .iter()
         .chain(SETTINGS)
@@ -282,6 +295,7 @@ async fn settle(client: &Client, schema: &str, more: &[(&str, &str)]) -> Result<
         .map(|(name, value)| format!("SET {name} TO {}", literal(name, value)))
         .collect();
     let set = set.join(";");
+    // Both by the simple protocol: a prepared statement would cost a round trip of its own.
     let check = "SELECT current_setting('search_path'), current_schema(), current_setting('transaction_read_only'),
                        current_setting('server_encoding'), current_database(), pg_is_in_recovery(),
                        current_setting('standard_conforming_strings')";
@@ -306,6 +320,7 @@ fn literal(name: &str, value: &str) -> String {
 fn admit(row: &SimpleQueryRow, schema: &str) -> Result<(), StoreError> {
     let of = |i: usize| row.get(i).unwrap_or_default();
     let (path, current, encoding, database) = (of(0), row.get(1), of(3), of(4));
+    // `current_schema()` is NULL as long as the schema does not exist, which `migrate` may create.
     if path != schema || current.is_some_and(|current| current != schema) || of(6) != "on" {
         return Err(StoreError::Unfit(transaction_pooler(
             "a setting made by SET does not last until the next statement",
@@ -360,6 +375,7 @@ pub(super) fn serve(driver: Driver) -> tokio::task::JoinHandle<()> {
 }
 
 async fn driven(driver: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+    // Each query of the connection fails with the same cause, and its caller reports that.
     if let Err(error) = driver.await {
         tracing::debug!(%error, "a database connection ended");
     }

@@ -106,6 +106,7 @@ pub async fn task(db: &Db, task_id: Uuid) -> Result<Option<Explained>, StoreErro
     let client = db.read().await?;
     let statement = client.prepare_cached(EXPLAIN).await?;
     let rows = client.query(&statement, &[&task_id, &MAX_AHEAD]).await?;
+    // Every template has a step, so a task that exists has a row.
     let Some(first) = rows.first() else {
         return Ok(None);
     };
@@ -126,6 +127,7 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
     let count = |i: usize| u32::try_from(r.get::<_, i32>(i)).unwrap_or_default();
     let slots = count(34);
     let connected = count(33);
+    // The retry limit, the parents and the lease are not in these rows; the caller adds them.
     Ok(StepFacts {
         name: r.get(7),
         handler: r.get(8),
@@ -156,6 +158,7 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
         workers: WorkerFacts {
             connected,
             slots,
+            // A worker that came back with fewer slots may still run attempts of before.
             free: slots.saturating_sub(count(35)),
             of_any_size: count(53),
             largest: r.get(54),
@@ -166,6 +169,7 @@ fn step(r: &Row) -> Result<StepFacts, StoreError> {
 }
 
 fn late(r: &Row) -> Option<LateFacts> {
+    // NULL without a late result. An outcome that only a newer version knows counts as none.
     Some(LateFacts {
         at: r.get::<_, Option<SystemTime>>(57)?,
         outcome: OutcomeKind::from_name(r.get(58))?,

@@ -21,13 +21,17 @@ const TURN_PAUSE: Duration = Duration::from_millis(50);
 /// Creates the schema if it is missing and applies the missing migrations. Several processes may
 /// run this at once. Returns the names of the migrations it applied.
 pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
+    // The lock taken below belongs to a session: behind a transaction pooler it would end up in a
+    // session that other clients share.
     db.require_own_backends().await?;
     let client = db.connect_dedicated().await?;
     take_turn(&client, db.schema()).await?;
     prepare_schema(&client, db.schema()).await?;
+    // Read under the lock: another process may have migrated while this one waited for its turn.
     let at = version(&client, db.schema()).await?;
     let mut applied = Vec::new();
     for (version, name, sql) in MIGRATIONS.iter().filter(|(version, ..)| *version > at) {
+        // The row of `migrations` commits with its migration, so a crash leaves both or neither.
         client
             .batch_execute(&format!(
                 "BEGIN; {sql}; INSERT INTO migrations (version, name) VALUES ({version}, '{name}'); COMMIT;"
@@ -43,6 +47,7 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
 /// up as an error.
 async fn take_turn(client: &Client, schema: &str) -> Result<(), StoreError> {
     let started = tokio::time::Instant::now();
+    // The schema is part of the key, so that cells in one database do not wait for each other.
     let sql = "SELECT pg_try_advisory_lock(hashtext('tasker migrate ' || $1))";
     while !client.query_one(sql, &[&schema]).await?.get::<_, bool>(0) {
         if started.elapsed() > TURN_LIMIT {
@@ -68,6 +73,8 @@ struct Rights {
 
 impl Rights {
     async fn of(client: &Client, schema: &str) -> Result<Self, StoreError> {
+        // By the oid, which is NULL for a missing schema; by name these functions would raise an
+        // error.
         let sql = "SELECT current_user::text, current_database()::text, n.oid IS NOT NULL,
                           coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
                           coalesce(has_schema_privilege(n.oid, 'CREATE'), false),
@@ -103,6 +110,8 @@ async fn prepare_schema(client: &Client, schema: &str) -> Result<(), StoreError>
             .batch_execute(&format!("CREATE SCHEMA {schema}"))
             .await?;
     } else if !rights.usage || !(rights.create || rights.migrations) {
+        // Where the table of migrations exists, CREATE is not required: a schema that is up to date
+        // needs no privilege to change it.
         return Err(StoreError::Schema(format!(
             "role `{role}` may not create tables in schema `{schema}`: as the owner of the schema run \
              `GRANT USAGE, CREATE ON SCHEMA {schema} TO \"{role}\"`, then migrate again"
@@ -148,6 +157,7 @@ pub async fn check(db: &Db) -> Result<(), StoreError> {
             }
             version(&client, schema).await?
         }
+        // Without the table no migration has been applied, whether the schema exists or not.
         false => 0,
     };
     match latest() {
@@ -160,6 +170,8 @@ pub async fn check(db: &Db) -> Result<(), StoreError> {
 
 /// Fails if the role may not read and write all tables.
 async fn check_tables(client: &Client, role: &str, schema: &str) -> Result<(), StoreError> {
+    // Partitions are left out: statements name the table above them, whose privileges count. Three
+    // privileges are named in the error, and a fourth only shows that there are more.
     let sql = "SELECT p || ' on ' || c.relname
                  FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'USAGE']) AS p
                 WHERE c.relnamespace = $1::text::regnamespace AND NOT c.relispartition
@@ -207,6 +219,8 @@ fn latest() -> i32 {
 /// # Errors
 /// This build does not know the version, or another first migration made it.
 async fn version(client: &Client, schema: &str) -> Result<i32, StoreError> {
+    // The name of the first migration identifies the line of releases: unreleased builds had
+    // others.
     let (first, name, _) = MIGRATIONS[0];
     let sql =
         "SELECT coalesce(max(version), 0), coalesce(bool_or(version = $1 AND name <> $2), false)

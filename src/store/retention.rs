@@ -64,6 +64,8 @@ pub async fn prepare(db: &Db, width_days: i32, ahead_days: i32) -> Result<i32, S
 /// Whether this server may prune now: no server has pruned within `every`.
 pub async fn claim(db: &Db, every: Duration) -> Result<bool, StoreError> {
     let client = db.read().await?;
+    // The update decides between servers: the one that comes second waits for the row, and then
+    // finds a new `pruned_at`, which no longer matches.
     let sql = "UPDATE event_horizon SET pruned_at = now() WHERE pruned_at < now() - make_interval(secs => $1)";
     Ok(client.execute(sql, &[&every.as_secs_f64()]).await? > 0)
 }
@@ -94,9 +96,12 @@ pub async fn prune(db: &Db, older_than: Duration) -> Result<Pruned, StoreError> 
             .next()
             .is_some()
         {
+            // Only the days of removed tasks can have events of such tasks; the other partitions
+            // are not walked.
             pruned.events += prune_events(&client, &partition.name, &cutoff).await?;
         }
     }
+    // This partition has the events without a task, and those of days without a partition.
     pruned.events += prune_events(&client, "events_default", &cutoff).await?;
     // Marks divide a long backlog of events for readers; the events from before the cutoff are
     // gone.
@@ -120,6 +125,7 @@ pub async fn survey(db: &Db, older_than: Duration) -> Result<Pruned, StoreError>
     client.batch_execute(SETTINGS).await?;
     client.batch_execute(SURVEY_SETTINGS).await?;
     let cutoff = cutoff(&client, older_than).await?;
+    // The same conditions as in `prune_tasks`, so that the dry run counts the tasks that go.
     let row = client
         .query_one(
             "WITH c AS (SELECT $1::text::timestamptz AS cutoff),
@@ -202,6 +208,7 @@ impl<'a> Batches<'a> {
     }
 
     async fn next(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, StoreError> {
+        // Before the next transaction instead of after this one: the last one delays no caller.
         tokio::time::sleep(self.took).await;
         let began = tokio::time::Instant::now();
         let row = self.client.query_one(sql, params).await?;
@@ -244,6 +251,7 @@ async fn prune_loose(
     loop {
         let count: i64 = batches.next(&sql, &[&cutoff, &ROWS]).await?.get(0);
         gone += count.cast_unsigned();
+        // A batch that is not full was the last one.
         if count < ROWS {
             return Ok(gone);
         }
@@ -268,6 +276,7 @@ async fn prune_templates(db: &Db, client: &mut Client, cutoff: &str) -> Result<u
 
 async fn prune_keys(client: &Client, cutoff: &str) -> Result<u64, StoreError> {
     let (mut batches, mut gone) = (Batches::new(client), 0);
+    // Keys are in no order of age, so the walk covers the whole table, page by page along its key.
     let (mut namespace, mut key) = (String::new(), String::new());
     loop {
         let sql = "
@@ -290,6 +299,7 @@ async fn prune_keys(client: &Client, cutoff: &str) -> Result<u64, StoreError> {
             .await?;
         gone += row.get::<_, i64>(2).cast_unsigned();
         match (row.get(0), row.get(1)) {
+            // The page's last key, whether it was removed or not, is where the next page begins.
             (Some(last_namespace), Some(last_key)) => (namespace, key) = (last_namespace, last_key),
             _ => return Ok(gone),
         }
@@ -305,7 +315,9 @@ async fn prune_tasks(
     let (mut batches, mut days, mut last) = (Batches::new(client), BTreeSet::new(), Uuid::nil());
     loop {
         // The walk follows the ids, which are in the order of submission, and ends at the cutoff: a
-        // task submitted after the cutoff cannot have ended before it.
+        // task submitted after the cutoff cannot have ended before it. The delete checks
+        // `t.ended_at` again, as the page is read without locks, and an order may have reopened the
+        // task since.
         let sql = "
             WITH page AS MATERIALIZED (
                 SELECT task_id, ended_at FROM tasks
@@ -325,6 +337,7 @@ async fn prune_tasks(
         pruned.steps += row.get::<_, i64>(2).cast_unsigned();
         days.extend(gone.into_iter().map(day));
         match row.get(0) {
+            // Also a page without an old task moves the walk on; only an empty page ends it.
             Some(id) => last = id,
             None => return Ok(days),
         }
@@ -391,6 +404,9 @@ async fn drop_partition(
     {
         return Ok(None);
     }
+    // In the transaction of the drop, so that a reader of the log finds the events or the new
+    // horizon. The horizon is exclusive, hence `+ 1`; without events it stays, and no cursor
+    // becomes invalid.
     tx.execute(
         "UPDATE event_horizon
             SET generation = generation + 1, xid = greatest(xid, ($1::text::numeric + 1)::text::xid8), seq = greatest(seq, $2::int8 + 1)
@@ -404,6 +420,8 @@ async fn drop_partition(
 
 /// Removes old events without a task, or of a removed task, from a partition that stays.
 async fn prune_events(client: &Client, partition: &str, cutoff: &str) -> Result<u64, StoreError> {
+    // A trigger refuses updates of events, so the `ctid` of the page still names the same row in
+    // the delete. The horizon moves in the same statement, so that no reader misses the gap.
     let sql = format!(
         "WITH page AS MATERIALIZED (
              SELECT ctid AS tid, xid, seq, at, task_id FROM {partition} WHERE (xid, seq) > ($2::text::xid8, $3)

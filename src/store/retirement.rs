@@ -117,6 +117,7 @@ pub async fn retire(
     }
     tx.batch_execute(LOCK_TIMEOUT).await?;
     tx.batch_execute(NO_SUBMITS).await?;
+    // Again with the lock: every submit that began before has committed, and its tasks are visible.
     if let Some(tasks) = unfinished(&tx, template_id).await? {
         return Ok(Retired::InUse(tasks));
     }
@@ -183,6 +184,8 @@ async fn set(
     actor: &Actor,
     wake: &str,
 ) -> Result<(), StoreError> {
+    // `change_id` gets a new number, since servers read the changes above the last number they
+    // know.
     let sql = "
         WITH changed AS (
             INSERT INTO retirements (template_id, standing, at, actor, reason)
@@ -194,6 +197,7 @@ async fn set(
         SELECT at, ('template.' || $2)::event_type, $1, nullif($3, ''), $4 FROM changed";
     tx.execute(sql, &[&template_id, &standing, &actor.by, &actor.reason])
         .await?;
+    // Delivered by the commit, so a server that reads upon it finds the change.
     tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
         .await?;
     Ok(())

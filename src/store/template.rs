@@ -130,6 +130,7 @@ pub async fn register(
 ) -> Result<Registration, StoreError> {
     let mut client = db.read().await?;
     let tx = client.transaction().await?;
+    // Before the look-up: a concurrent registration of this version has then committed, or waits.
     tx.execute(TURN, &[]).await?;
     let by_name =
         format!("{SELECT} WHERE t.namespace = $1 AND t.task_name = $2 AND t.version = $3");
@@ -137,6 +138,7 @@ pub async fn register(
         .query_opt(&by_name, &[&new.namespace, &new.task_name, &new.version])
         .await?
     {
+        // Nothing was written, so the drop of the transaction, which releases the lock, is enough.
         return Ok(Registration::Existing(row(&found)));
     }
     let id: i32 = tx
@@ -158,6 +160,7 @@ pub async fn register(
         &[&new.namespace, &services],
     )
     .await?;
+    // Lanes and services are shared between versions, so most of them exist already and stay.
     tx.execute(
         "INSERT INTO lanes (namespace, task_name, handler, service, service_id)
          SELECT DISTINCT $1, $4, u.handler, u.service, s.service_id
@@ -175,8 +178,10 @@ pub async fn register(
         &[&id, &names, &handlers, &services, &new.namespace, &new.task_name],
     )
     .await?;
+    // Delivered by the commit, so a server that reads upon it finds the template.
     tx.execute("SELECT pg_notify($1, $2)", &[&db.channel(), &wake])
         .await?;
+    // Read back, because the time of the registration and the lanes come from the database.
     let stored = tx
         .query_one(&by_name, &[&new.namespace, &new.task_name, &new.version])
         .await?;
@@ -193,6 +198,7 @@ fn row(r: &Row) -> TemplateRow {
         yaml: r.get(4),
         registered_at: r.get(5),
         environment: r.get(6),
+        // `array_agg` of no rows is NULL.
         lanes: r.get::<_, Option<Vec<i32>>>(7).unwrap_or_default(),
     }
 }

@@ -32,6 +32,7 @@ impl Encryption {
     /// Reads the files that the URL names. A machine without any authorities can still use a local
     /// database.
     pub(super) fn of(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        // Explicit: rustls panics where a build contains two providers and none was chosen.
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(roots(url)?);
         let any: Arc<dyn ServerCertVerifier> = Arc::new(Unverified(Arc::clone(&provider)));
@@ -52,6 +53,8 @@ impl Encryption {
             }
         };
         let connector = |verifier| connector(url, &provider, verifier);
+        // All three are made now, so that an unreadable file fails the start and not a later
+        // connection.
         Ok(Self {
             full: connector(full)?,
             authority: connector(authority)?,
@@ -80,6 +83,7 @@ fn connector(
         .with_safe_default_protocol_versions();
     let builder = builder.map_err(wrong)?;
     let builder = match verifier {
+        // `dangerous` is the only interface that takes a verifier, also the standard one of `full`.
         Some(verifier) => builder
             .dangerous()
             .with_custom_certificate_verifier(verifier),
@@ -116,6 +120,8 @@ fn roots(url: &DatabaseUrl) -> Result<RootCertStore, StoreError> {
             }
         }
         Some(RootCert::System) | None => {
+            // One broken certificate of the machine must not disable the others; if none is left,
+            // the error of the handshake names `sslrootcert`.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
@@ -211,6 +217,8 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // The signature is verified although any certificate passes: the peer must own the key of
+        // the certificate that it shows, as in every handshake.
         verify_tls12_signature(
             message,
             cert,
@@ -241,11 +249,13 @@ impl ServerCertVerifier for Unverified {
 /// Advice where a connection failed because of TLS; `None` where it failed for another reason.
 pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Option<String> {
     let source = std::error::Error::source(error)?;
+    // The driver has only the text for this case.
     if source.to_string() == "server does not support TLS" {
         return Some(format!(
             "{endpoint} does not offer TLS: enable it there (ssl = on), or set sslmode=disable in the URL if the network is trusted"
         ));
     }
+    // Connections over a Unix socket have no TLS.
     let Host::Tcp(name) = &endpoint.host else {
         return None;
     };
@@ -275,6 +285,7 @@ pub(super) fn advice(error: &tokio_postgres::Error, endpoint: &Endpoint) -> Opti
                 "the certificate of {endpoint} is refused ({why:?}): a self-signed certificate must be issued for a server (basicConstraints CA:FALSE, subjectAltName) by an authority that sslrootcert names"
             ),
         },
+        // TLS 1.3 has an alert for a missing certificate; older versions send a general one.
         rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired
             | AlertDescription::BadCertificate
@@ -296,6 +307,7 @@ fn rustls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
     if let Some(error) = error.downcast_ref::<rustls::Error>() {
         return Some(error);
     }
+    // `source` of an I/O error skips the error that it wraps, so that one is taken by `get_ref`.
     let inner = error
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);

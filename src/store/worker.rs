@@ -107,6 +107,7 @@ pub struct WorkerRow {
 /// Stores a connection, ends the previous one, and moves the leases that the worker still holds.
 pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Registered, StoreError> {
     let mut held = new.held.clone();
+    // In the order in which every transaction locks rows of the queue, so that no two deadlock.
     held.sort_unstable_by_key(|l| (l.task_id, l.step));
     let tasks: Vec<Uuid> = held.iter().map(|l| l.task_id).collect();
     let steps: Vec<i16> = held.iter().map(|l| l.step).collect();
@@ -118,6 +119,9 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
             "UPDATE workers SET ended_at = now(), superseded = true WHERE worker_id = $1 AND ended_at IS NULL",
         )
         .await?;
+    // Superseded and not merely ended: the reaper then takes what stays with this connection for
+    // undelivered instead of lost. Without a previous connection the parameter is NULL and matches
+    // no row.
     tx.execute(&end, &[&new.previous]).await?;
     let insert = tx
         .prepare_cached(
@@ -179,6 +183,8 @@ pub async fn extend(
     lease: Duration,
 ) -> Result<Vec<Uuid>, StoreError> {
     let client = db.read().await?;
+    // One statement for all workers of the server, so that heartbeats cost one round trip at any
+    // number.
     let statement = client
         .prepare_cached(
             "WITH alive AS (
@@ -232,7 +238,8 @@ pub async fn reap(
 ) -> Result<Reaped, StoreError> {
     let client = db.read().await?;
     // SKIP LOCKED: a worker whose lease is being extended at the moment is not silent, and two
-    // servers cannot wait for each other.
+    // servers cannot wait for each other. The statement does not see its own changes of `workers`,
+    // so `lost` names the connections that end in it.
     let statement = client
         .prepare_cached(
             "WITH lapsed AS MATERIALIZED (
@@ -271,6 +278,8 @@ pub async fn reap(
         )
         .await?
     {
+        // A lost connection has no task, a task past its deadline no worker, and an attempt has
+        // both.
         let (worker_id, task_id) = match (row.get(0), row.get(1)) {
             (Some(worker_id), Some(task_id)) => (worker_id, task_id),
             (worker_id, task_id) => {
@@ -285,6 +294,8 @@ pub async fn reap(
             nonce: row.get(3),
         };
         if row.get(4) {
+            // Superseded first: whether the old connection drained is irrelevant to an assignment
+            // that never arrived.
             let why = match (row.get(5), row.get(6)) {
                 (true, _) => Gone::Undelivered,
                 (false, true) => Gone::Drained,
@@ -309,6 +320,7 @@ pub async fn dead_leases(db: &Db, leases: &[Lease]) -> Result<Vec<(Lease, bool)>
     let steps: Vec<i16> = leases.iter().map(|l| l.step).collect();
     let nonces: Vec<i64> = leases.iter().map(|l| l.nonce).collect();
     let client = db.read().await?;
+    // Whether the task was cancelled only decides the reason that the worker is given.
     let statement = client
         .prepare_cached(
             "SELECT u.task_id, u.step, u.lease,

@@ -74,6 +74,7 @@ pub async fn templates(db: &Db, ids: &[i32]) -> Result<HashMap<i32, TemplateName
             version: row.get(3),
             steps: Vec::new(),
         });
+        // Pushed in the order of the steps, as `Event::step` is an index into this list.
         if let Some(name) = row.get(4) {
             names.steps.push(StepNames {
                 name,

@@ -189,6 +189,7 @@ pub async fn read(
     limit: usize,
 ) -> Result<(Page, Vec<LoggedEvent>), StoreError> {
     let client = db.read().await?;
+    // Numbers of transactions and snapshots travel as text, since the driver has no types for them.
     let (end, running) = (cursor.seen.end().to_string(), cursor.seen.running());
     let running: Vec<String> = running.iter().map(u64::to_string).collect();
     let (to, seq) = match &cursor.within {
@@ -202,12 +203,15 @@ pub async fn read(
             .query(&client.prepare_cached(sql).await?, &parameters)
             .await
     };
+    // A cursor inside an unfinished read most likely has more than a page of events left, so the
+    // unordered read would be thrown away.
     let mut rows = if cursor.within.is_some() {
         Vec::new()
     } else {
         ask(READ_ANY).await?
     };
-    // More events than the limit: an unordered selection need not contain the first ones.
+    // The head is a row too, so this means at least `limit` events: one group of the unordered read
+    // may have been cut, and then need not contain the first ones.
     if rows.is_empty() || rows.len() > limit {
         rows = ask(READ_FIRST).await?;
     }
@@ -221,8 +225,10 @@ pub async fn read(
         }
         tokio::task::yield_now().await;
     }
+    // Only the unordered read needs this; sorted input costs one pass.
     events.sort_by_key(|event| event.seq);
     let head = head.ok_or_else(|| StoreError::Corrupt("event_horizon is empty".into()))?;
+    // A page of exactly `limit` events counts as unfinished: the next read finds that none is left.
     let page = Page {
         to: snapshot(head, 0)?,
         is_now: head.get(1),
@@ -236,6 +242,9 @@ pub async fn read(
 /// Stores the current snapshot as a mark, if the log has grown enough since the last one.
 pub async fn mark(db: &Db) -> Result<(), StoreError> {
     let client = db.read().await?;
+    // The key is the end of the snapshot, so of several servers that store the same mark one wins,
+    // and the others do nothing. A snapshot with more than `MAX_RUNNING` transactions is no mark,
+    // since a cursor could not contain it.
     let statement = client
         .prepare_cached(
             "INSERT INTO event_marks (end_xid, snapshot, seq)

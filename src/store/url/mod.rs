@@ -145,6 +145,7 @@ impl Endpoint {
         match (&self.host, self.address) {
             (Host::Unix(_), _) => true,
             (Host::Tcp(_), Some(address)) => loops(address),
+            // The name is not resolved: the answer of a resolver must not turn off encryption.
             (Host::Tcp(name), None) => name == "localhost" || name.parse().is_ok_and(loops),
         }
     }
@@ -194,6 +195,7 @@ struct Pairs(BTreeMap<String, String>);
 impl Pairs {
     /// Empty is the same as absent, as with libpq.
     fn text(&mut self, name: &str) -> Option<String> {
+        // Taken out, so that the names left at the end of `from_pairs` are the unknown ones.
         self.0.remove(name).filter(|value| !value.is_empty())
     }
 
@@ -273,6 +275,7 @@ impl DatabaseUrl {
                 .unwrap_or(false),
             idle: pairs.seconds("keepalives_idle")?,
             interval: pairs.seconds("keepalives_interval")?,
+            // The first name is libpq's, the second the driver's.
             retries: match pairs.number("keepalives_count", 100)? {
                 None => pairs.number("keepalives_retries", 100)?,
                 some => some,
@@ -289,6 +292,8 @@ impl DatabaseUrl {
                 &[("any", ()), ("read-write", ()), ("primary", ())],
             )
             .map_err(|why| format!("{why}, as tasker has to write"))?;
+        // Of these two parameters only the values that mean what this client does anyway are
+        // accepted.
         pairs.choice("gssencmode", &[("disable", ()), ("prefer", ())])?;
         pairs.choice(
             "client_encoding",
@@ -314,6 +319,7 @@ fn endpoints(pairs: &mut Pairs) -> Result<Vec<Endpoint>, String> {
             .map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>())
     };
     let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    // As with libpq, `hostaddr` alone is enough.
     let count = hosts.as_ref().or(addresses.as_ref()).map_or(0, Vec::len);
     if count == 0 {
         return Err("there is no host".into());
@@ -327,6 +333,7 @@ fn endpoints(pairs: &mut Pairs) -> Result<Vec<Endpoint>, String> {
         return Err("host and hostaddr have different numbers of entries".into());
     }
     let ports = ports.unwrap_or_default();
+    // A single port is for all hosts.
     if ports.len() > 1 && ports.len() != count {
         return Err(format!("there are {count} hosts and {} ports", ports.len()));
     }
@@ -344,6 +351,7 @@ fn endpoints(pairs: &mut Pairs) -> Result<Vec<Endpoint>, String> {
             ),
             None => None,
         };
+        // Without a name, the certificate is compared with the address.
         let name = nth(&hosts, i).or_else(|| address.map(|ip| ip.to_string()));
         let host = match name.ok_or("a host has no name")? {
             folder if folder.starts_with('/') => Host::Unix(folder.into()),
@@ -389,6 +397,8 @@ fn tls(pairs: &mut Pairs) -> Result<Tls, String> {
     let direct = pairs
         .choice("sslnegotiation", &[("postgres", false), ("direct", true)])?
         .unwrap_or(false);
+    // Without the negotiation the server cannot answer that it has no TLS, so no fallback is
+    // possible.
     if direct && matches!(mode, Some(SslMode::Disable | SslMode::Prefer)) {
         return Err("sslnegotiation=direct needs sslmode=require or stricter".into());
     }

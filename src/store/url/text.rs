@@ -7,6 +7,7 @@ type Pairs = BTreeMap<String, String>;
 
 /// The pairs of either form.
 pub(super) fn pairs(text: &str) -> Result<Pairs, String> {
+    // The protocol of Postgres ends a string at NUL, so the rest of a value would be lost silently.
     if text.contains('\0') {
         return Err("it contains NUL".into());
     }
@@ -15,6 +16,7 @@ pub(super) fn pairs(text: &str) -> Result<Pairs, String> {
         .or_else(|| text.strip_prefix("postgresql://"))
     {
         Some(rest) => url(rest),
+        // A `://` after a `=` belongs to a value.
         None if scheme(text).is_some_and(|scheme| !scheme.contains('=')) => {
             Err("the scheme is neither postgres nor postgresql".into())
         }
@@ -30,11 +32,14 @@ fn scheme(text: &str) -> Option<&str> {
 /// `[user[:password]@][host[:port][,…]][/database][?name=value[&…]]`
 fn url(rest: &str) -> Result<Pairs, String> {
     let mut pairs = Pairs::new();
+    // These URLs have no fragment: a `#` most likely belongs to a password that was not encoded.
     if rest.contains('#') {
         return Err("a `#` is written %23".into());
     }
     let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = before.split_once('/').unwrap_or((before, ""));
+    // Otherwise the end of such a password would count as a database or a parameter, and a message
+    // could repeat it.
     if database.contains('@') || query.contains('@') {
         return Err(
             "an `@` comes after the first `/` or `?`; in a password these are written %2F and %3F"
@@ -109,6 +114,7 @@ fn hosts(pairs: &mut Pairs, list: &str) -> Result<(), String> {
                 (decoded(name).map_err(|why| format!("a host {why}"))?, port)
             }
         };
+        // A decoded `%2C` would split the list that is joined below.
         if name.contains(',') {
             return Err("a host has a comma in its name".into());
         }
@@ -116,6 +122,7 @@ fn hosts(pairs: &mut Pairs, list: &str) -> Result<(), String> {
         ports.push(port);
     }
     put(pairs, "host", names.join(","))?;
+    // Each host keeps its place in the list; an empty entry means the default port.
     if ports.iter().any(|port| !port.is_empty()) {
         put(pairs, "port", ports.join(","))?;
     }
@@ -169,6 +176,7 @@ fn name(text: &str) -> Result<String, String> {
 
 /// Rejects a repeated name, since either value could be meant.
 fn put(pairs: &mut Pairs, name: &str, value: String) -> Result<(), String> {
+    // An empty value counts as absent, so it conflicts with none.
     match value.is_empty() || pairs.insert(name.to_owned(), value).is_none() {
         true => Ok(()),
         false => Err(format!("`{name}` is given twice")),
