@@ -64,6 +64,7 @@ impl AnalyticsService for Analytics {
         };
         let (plans, found) = self.ask(&scope, timeout).await?;
         let mut all = measured(&plans, &found);
+        // The busiest templates first, since the answer has room for a part of them only.
         all.sort_by_key(|template| std::cmp::Reverse(template.task.count));
         let shown = fitting(all.iter().map(|template| template.steps.len()));
         Ok(Response::new(GetPerformanceResponse {
@@ -96,6 +97,8 @@ impl AnalyticsService for Analytics {
         let all = measured(&plans, &found);
         let mut ranked: Vec<(Bottleneck, &Measured<'_>)> = Vec::new();
         for template in &all {
+            // A service is known by namespace and name: another namespace may have one of the same
+            // name.
             let of = |s: &&Service| s.namespace == template.plan.template.namespace;
             let services: Vec<Service> = found.services.iter().filter(of).cloned().collect();
             let costs = bottlenecks(
@@ -106,6 +109,7 @@ impl AnalyticsService for Analytics {
             );
             ranked.extend(costs.into_iter().map(|cost| (cost, template)));
         }
+        // Again over all templates: `bottlenecks` ranks those of one.
         ranked.sort_by_key(|(bottleneck, _)| std::cmp::Reverse(bottleneck.cost));
         Ok(Response::new(GetBottlenecksResponse {
             examined: Some(examined(&found)),
@@ -165,6 +169,7 @@ impl Analytics {
                 )
             })?),
         };
+        // Includes the templates that other servers have registered before this call.
         self.0
             .context
             .templates
@@ -205,6 +210,7 @@ fn timeout(seconds: f64) -> Result<Option<f64>, Status> {
     if seconds == 0.0 {
         return Ok(None);
     }
+    // NaN fails both comparisons, so it is refused too.
     if seconds > 0.0 && seconds <= MAX_TIMEOUT_SECONDS {
         return Ok(Some(seconds));
     }

@@ -51,6 +51,7 @@ impl Tasks {
             done: r.dry_run,
             ..Default::default()
         };
+        // A small buffer: the walk stops while the caller does not read.
         let (sender, stream) = mpsc::channel(4);
         let _ = sender.send(Ok(told.clone())).await;
         if !r.dry_run {
@@ -62,6 +63,8 @@ impl Tasks {
                 reason,
                 told,
             };
+            // The call returns with the stream while the walk goes on; the drop of the stream ends
+            // it.
             tokio::spawn(bulk.run(sender));
         }
         Ok(ReceiverStream::new(stream))
@@ -88,6 +91,8 @@ impl Tasks {
             ));
         }
         let wanted = version(&f.version)?;
+        // `None` selects every template; names that match none give an empty list, which selects no
+        // task.
         let templates = if f.namespace.is_empty() && f.task_name.is_empty() && wanted.is_none() {
             None
         } else {
@@ -104,6 +109,8 @@ impl Tasks {
             Some(fits.map(|p| p.template_id).collect())
         };
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
+        // Only tasks that the order can change are selected, so the total is what it can reach
+        // at most.
         let (states, paused): (&[TaskState], Option<bool>) = match order {
             Order::Retry { .. } | Order::ResolveTask => (&[TaskState::Error], None),
             Order::Pause => (&[TaskState::Pending, TaskState::InProgress], Some(false)),
@@ -179,6 +186,8 @@ impl Bulk {
 
     async fn portion(&mut self, tasks: Vec<Uuid>) -> Result<(), Status> {
         let mut answers = Vec::with_capacity(tasks.len());
+        // All inputs are queued before the first answer is awaited, so the settle loop commits them
+        // in few batches.
         for task_id in tasks.into_iter().collect::<HashSet<_>>() {
             let (reply, answer) = oneshot::channel();
             let (order, by, reason) = (self.order.clone(), self.by.clone(), self.reason.clone());
@@ -203,6 +212,8 @@ impl Bulk {
                     .map_err(|_| error::unavailable("the server is shutting down"))?
                 {
                     Ok(()) => self.told.followed += 1,
+                    // The database is at fault and not this task, so the walk ends; other errors
+                    // concern one task only.
                     Err(error @ OrderError::Failed(_)) => return Err(error::order(error)),
                     Err(error) => {
                         self.told.refused += 1;
@@ -212,6 +223,8 @@ impl Bulk {
             }
             Ok(())
         };
+        // The orders stay queued and may still be stored. A repetition skips the tasks that they
+        // changed, since these no longer match the filter.
         let late = || {
             error::unavailable(
                 "the database did not confirm the orders in time; repeat the request for the rest",

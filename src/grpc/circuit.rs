@@ -46,6 +46,7 @@ impl CircuitService for Circuits {
             .map(|place| page::names(&place))
             .transpose()?
             .map(|(namespace, service)| Scope { namespace, service });
+        // One row more than the page has shows whether another page follows.
         let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
         let rows = list::list(&self.0.context.db, &r.namespace, after.as_ref(), limit)
             .await
@@ -115,6 +116,8 @@ impl CircuitService for Circuits {
             namespace: r.namespace,
             service: r.service,
         };
+        // Applied by the store under its lock to the settings that it reads there, so that two
+        // concurrent changes do not undo each other.
         let change = |before: &Settings| before.changed(&r.unset, &wanted);
         let wake = self.0.context.membership.service_payload();
         let set = service::set_policy(&self.0.context.db, &scope, change, &actor, &wake)
@@ -134,6 +137,7 @@ impl CircuitService for Circuits {
         let to = match proto::CircuitState::try_from(r.state) {
             Ok(proto::CircuitState::Open) => CircuitState::Open,
             Ok(proto::CircuitState::Closed) => CircuitState::Closed,
+            // Half-open belongs to the counted circuit alone; an order opens or closes.
             _ => {
                 return Err(error::invalid(
                     "state",
@@ -188,6 +192,7 @@ impl Circuits {
         if !changed.map_err(|e| error::store(&e))? {
             return Err(not_found(scope));
         }
+        // The change is stored, so the call succeeds; a failed read of it is repeated later.
         if let Err(error) = self.0.templates_changed().await {
             tracing::debug!(%error, "the change of a service cannot be read yet");
         }
@@ -219,6 +224,7 @@ fn one(namespace: String, service: String) -> Result<Scope, Status> {
 
 fn expiry(after: Option<prost_types::Duration>) -> Result<Option<f64>, Status> {
     let Some(after) = after else { return Ok(None) };
+    // A negative duration becomes zero, which the bound refuses.
     let seconds = Duration::try_from(after).map_or(0.0, |d| d.as_secs_f64());
     if seconds > 0.0 && seconds <= MAX_SECONDS {
         return Ok(Some(seconds));
@@ -230,6 +236,7 @@ fn expiry(after: Option<prost_types::Duration>) -> Result<Option<f64>, Status> {
 }
 
 fn settings_from(p: &proto::Policy) -> Result<Settings, Status> {
+    // Collected, so that one answer lists every violation.
     let mut negative = Vec::new();
     let mut count = |field: &str, n: Option<i32>| {
         let converted = n.map(u32::try_from).transpose();

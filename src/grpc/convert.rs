@@ -71,6 +71,7 @@ pub fn time(
     at: Option<prost_types::Timestamp>,
 ) -> Result<Option<SystemTime>, Violated> {
     at.map(|at| {
+        // The end of the range is that of the message; before 1970 no task was submitted.
         let in_range =
             (0..=253_402_300_799).contains(&at.seconds) && (0..=999_999_999).contains(&at.nanos);
         in_range
@@ -97,6 +98,7 @@ pub fn task_state(state: TaskState) -> proto::TaskState {
 
 /// A state of a filter.
 pub fn task_state_from(state: i32) -> Result<TaskState, Status> {
+    // A search over the other direction, so that the two conversions cannot differ.
     TaskState::VARIANTS
         .iter()
         .copied()
@@ -256,10 +258,13 @@ fn step(
     task_notes: &str,
     with_attempts: bool,
 ) -> proto::Step {
+    // A default is better than a panic: no row has a step that its template lacks.
     let Some(t) = own.step(s.step) else {
         return proto::Step::default();
     };
     let plan = own.plan;
+    // A step that waits for a retry has no error of its own yet, so that of its last attempt is
+    // shown.
     let last_failure = past.last().and_then(|a| a.failure.clone());
     let waiting = s.state == StepState::WaitingForRetry;
     let cut = past.iter().any(|attempt| attempt.is_cut);
@@ -274,6 +279,7 @@ fn step(
         .map(|(_, field)| field.to_owned())
         .collect();
     let mut attempts: Vec<proto::Attempt> = past.into_iter().map(attempt).collect();
+    // Only ended attempts are in the log, so the one in progress is made from the step.
     if s.state == StepState::InProgress {
         attempts.push(running(&s));
     }
@@ -444,6 +450,7 @@ pub fn unregistered(t: &tasker_template::Template) -> proto::Template {
 
 pub fn assignment(a: Assignment, traces: &Traces) -> proto::StepAssignment {
     let plan = &a.plan;
+    // A position is never negative; `MAX` would select no step.
     let position = usize::try_from(a.lease.step).unwrap_or(usize::MAX);
     let step = plan.template.steps.get(position);
     let name = step.map(|s| s.name.clone()).unwrap_or_default();
@@ -459,6 +466,8 @@ pub fn assignment(a: Assignment, traces: &Traces) -> proto::StepAssignment {
         retry_limit: i32::try_from(a.retry_limit).unwrap_or(i32::MAX),
         charged_attempts: a.charged.into(),
         context_json: a.task.context.clone(),
+        // Only an override changes a config. The plan has the texts of all others ready, since to
+        // serialize one for each assignment would cost more.
         handler_config_json: a
             .handler_config
             .or_else(|| plan.handler_configs.get(position).cloned())
@@ -479,6 +488,7 @@ pub fn assignment(a: Assignment, traces: &Traces) -> proto::StepAssignment {
         ),
         deadline_at: Some(timestamp(a.deadline_at)),
         timeout: Some(duration(a.timeout)),
+        // Without the attempt: a service that a handler calls recognizes a repetition by this key.
         idempotency_key: format!("{}/{name}", a.lease.task_id),
         step_name: name,
     }

@@ -83,6 +83,7 @@ fn violations_of(all: &[Violated], total: usize) -> Status {
     } else {
         String::new()
     };
+    // The number of the omitted ones must survive the cut, so its length is reserved.
     let message = shortened(&shown.join("; "), MAX_MESSAGE_BYTES - more.len()) + &more;
     let mut details =
         ErrorDetails::with_error_info("INVALID_FIELDS", DOMAIN, std::collections::HashMap::new());
@@ -91,6 +92,8 @@ fn violations_of(all: &[Violated], total: usize) -> Status {
     for violated in all {
         let field = shortened(&violated.field, MAX_FIELD_BYTES);
         let message = shortened(&violated.message, MAX_VIOLATION_BYTES);
+        // The first one without room ends the list, even if a shorter one would fit: the listed
+        // ones are a prefix, and the last entry counts the rest.
         let Some(rest) = room.checked_sub(VIOLATION_OVERHEAD + field.len() + message.len()) else {
             break;
         };
@@ -125,6 +128,7 @@ fn shortened(text: &str, max: usize) -> String {
         return text.to_owned();
     }
     let room = max.saturating_sub(ELLIPSIS.len_utf8());
+    // A character has four bytes at most, so the search is short.
     let end = (0..=room)
         .rev()
         .find(|i| text.is_char_boundary(*i))
@@ -164,6 +168,7 @@ pub fn store(error: &StoreError) -> Status {
             "a text of the request has a character that cannot be stored, such as NUL (U+0000)";
         return status(Code::InvalidArgument, "INVALID_TEXT", message);
     }
+    // Before the transient errors, which include it: the more specific message comes first.
     if error.is_read_only() {
         tracing::debug!(%error, "a call failed: the database is read-only");
         return unavailable("the database is read-only");
@@ -256,6 +261,8 @@ pub fn intake(error: IntakeError, many: bool) -> Status {
             retry_after(),
         ),
         IntakeError::ShuttingDown => unavailable("the server is shutting down"),
+        // The commit may have happened before the connection broke, so only a repetition with the
+        // same key is safe.
         IntakeError::Failed(error) if error.is_transient() => unavailable(
             "the database did not confirm the submit, which may be stored; repeat it with its idempotency key",
         ),
@@ -286,6 +293,8 @@ pub fn order(error: OrderError) -> Status {
             };
             return violations(&all.iter().map(named).collect::<Vec<_>>());
         }
+        // The cause may name tables and data of others, so it goes to the log only, as in
+        // [`store`].
         OrderError::Failed(why) => {
             let id = logged(why, "an order cannot be stored");
             return unavailable(&format!(

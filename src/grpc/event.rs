@@ -125,6 +125,8 @@ fn stream(
                     Ok(SubscribeResponse { event, cursor }),
                     (Some(subscription), None),
                 )),
+                // Without a subscription the next poll ends the stream, so the error is its last
+                // item.
                 Err(error) => Some((Err(refused(error)), (None, None))),
             }
         },
@@ -146,6 +148,7 @@ fn refused(error: SubscribeError) -> Status {
             format!("{error}; start again without it, and expect missing events"),
         ),
         SubscribeError::Ahead => error::status(Code::OutOfRange, "CURSOR_AHEAD", error.to_string()),
+        // The client continues with its cursor, at this server or at another one.
         SubscribeError::Stopping | SubscribeError::CutOff => error::unavailable(&error.to_string()),
         SubscribeError::Store(error) => error::store(&error),
     }

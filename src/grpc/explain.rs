@@ -79,6 +79,7 @@ fn complete(steps: Vec<StepFacts>, own: &TaskPlan<'_>) -> Vec<StepFacts> {
 
 fn explanation((step, reasons): (StepFacts, Vec<Reason>)) -> proto::StepExplanation {
     let signed = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+    // The attempt in progress is neither charged nor free yet.
     let running = u32::from(step.state == StepState::InProgress);
     proto::StepExplanation {
         step: step.name,

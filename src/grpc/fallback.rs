@@ -33,6 +33,8 @@ const CLIENT_STREAMS: [&str; 3] = [
 /// The rpcs, with answers to requests that do not reach them; also over gRPC-Web, for browsers.
 pub fn guarded(rpcs: Router, room: Room) -> Router {
     let transfer = move |request: Request, next: Next| transfer(room.clone(), request, next);
+    // The layer added last runs first: `enter`, `web`, `answer`, `transfer`. A `route_layer` covers
+    // the paths of rpcs only, so all other paths reach the fallback of the port.
     rpcs.route_layer(from_fn(transfer))
         .route_layer(from_fn(answer))
         .route_layer(from_fn(web))
@@ -78,6 +80,7 @@ async fn web(request: Request, next: Next) -> Response {
 /// tonic handles uncompressed messages only.
 async fn transfer(room: Room, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    // Removed: tonic, which is built without compression, would refuse the header.
     let encoding = parts.headers.remove(GRPC_ENCODING);
     let is_packed = match encoding
         .as_ref()
@@ -102,7 +105,9 @@ async fn transfer(room: Room, request: Request, next: Next) -> Response {
     let response = next
         .run(Request::from_parts(parts, Body::new(received)))
         .await;
+    // The call has read its request. The body of a stream has a copy of the account for itself.
     drop(taken);
+    // A status in the headers means an answer without messages.
     if !wants_packed || response.headers().contains_key(Status::GRPC_STATUS) {
         return response;
     }
@@ -132,12 +137,14 @@ async fn answer(request: Request, next: Next) -> Response {
     let uri = request.uri().clone();
     let response = next.run(request).await;
     let headers = response.headers();
+    // A status that follows messages is in the trailers: such a call has read its request.
     if !headers.contains_key(Status::GRPC_STATUS)
         || headers.contains_key(Status::GRPC_STATUS_DETAILS)
     {
         return response;
     }
     match Status::from_header_map(headers) {
+        // The answer of tonic's router to an unknown method.
         Some(status) if status.code() == Code::Unimplemented && status.message().is_empty() => {
             no_rpc(uri.path())
         }

@@ -24,6 +24,7 @@ const FIELDS: [&str; 8] = [
 
 /// Size of the messages in a repeated field, in bytes.
 pub fn bytes<M: Message>(messages: &[M]) -> usize {
+    // Each element of a repeated field has a key and a length, together five bytes at most.
     messages
         .iter()
         .map(|message| message.encoded_len() + 5)
@@ -39,6 +40,8 @@ pub fn fit(task: &Task, steps: &mut [Step], rest: usize) {
             if whole <= MAX_ANSWER_BYTES {
                 return;
             }
+            // The sum is adjusted by this step alone: to measure the whole answer again for each
+            // field would be quadratic.
             let before = step.encoded_len();
             if clear(step, field) {
                 step.omitted.push(field.to_owned());
@@ -61,6 +64,7 @@ fn clear(step: &mut Step, field: &str) -> bool {
         },
         "attempts" => return !std::mem::take(&mut step.attempts).is_empty(),
         "depends_on" => return !std::mem::take(&mut step.depends_on).is_empty(),
+        // Only `origins` is left of `FIELDS`.
         _ => return !std::mem::take(&mut step.origins).is_empty(),
     };
     !std::mem::take(text).is_empty()

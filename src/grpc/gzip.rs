@@ -51,6 +51,8 @@ impl Inflate {
         if self.out.len() > self.max {
             return Err(InflateError::TooLarge(self.max));
         }
+        // gzip allows several streams in a row, but no client sends them; the others would be lost
+        // silently.
         if read == 0 && self.packed.get_ref().get_ref().has_remaining() {
             return Err(InflateError::Unreadable("data follows its end".into()));
         }

@@ -28,6 +28,7 @@ impl Tasks {
         let task_id = convert::task_id(id)?;
         let Actor { by, reason } = actor(by, reason)?;
         let (reply, answer) = oneshot::channel();
+        // One limit for both waits: for space in the queue, and for the commit.
         let settled = async {
             self.0
                 .settle
@@ -45,9 +46,11 @@ impl Tasks {
                 .map_err(|_| error::unavailable("the server is shutting down"))?
                 .map_err(error::order)
         };
+        // After the limit the order stays queued, and may still be stored.
         tokio::time::timeout(TIMEOUT, settled)
             .await
             .map_err(|_| error::unavailable("the database did not confirm the order in time"))??;
+        // Read after the commit, so that the answer shows the effect of the order.
         let view = self.view(id, false).await?;
         let plan = self
             .0

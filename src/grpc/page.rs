@@ -18,6 +18,7 @@ pub fn fitting<M: prost::Message>(items: &[M]) -> usize {
         bytes += item.encoded_len();
         bytes <= MAX_PAGE_BYTES
     };
+    // At least one, however large it is: an empty page would end the list.
     items
         .iter()
         .take_while(fits)
@@ -36,6 +37,7 @@ pub fn place(filter: &impl Hash, token: &str) -> Result<Option<Vec<u8>>, Status>
     if token.is_empty() {
         return Ok(None);
     }
+    // The fingerprint has eight bytes, and a position at least one.
     let bytes = URL_SAFE_NO_PAD.decode(token).ok().filter(|b| b.len() > 8);
     let Some((print, last)) = bytes.as_deref().map(|b| b.split_at(8)) else {
         return Err(invalid(

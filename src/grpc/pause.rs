@@ -34,6 +34,8 @@ impl Tasks {
 
     pub(super) async fn lift(&self, r: proto::ResumeTemplateRequest) -> Result<bool, Status> {
         let actor = actor(&r.namespace, &r.task_name, r.by, r.reason)?;
+        // No check of the names: a pause can be lifted also when its last template has been
+        // removed.
         self.0
             .resume(&r.namespace, &r.task_name, &actor)
             .await

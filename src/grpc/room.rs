@@ -73,6 +73,7 @@ struct Share {
 impl Taken {
     /// Takes this many more bytes, or none.
     pub fn more(&self, bytes: usize) -> Result<(), Full> {
+        // Relaxed: the counter protects no other memory, and its own updates are atomic.
         let taken = self
             .0
             .free
@@ -93,6 +94,7 @@ impl Taken {
 
 impl Share {
     fn clear(&self) {
+        // `swap` returns the bytes once, even if two copies clear the account at the same time.
         self.free.fetch_add(self.bytes.swap(0, Relaxed), Relaxed);
     }
 }

@@ -41,6 +41,7 @@ impl TaskService for Tasks {
         &self,
         request: Request<proto::SubmitTaskRequest>,
     ) -> Result<Response<proto::SubmitTaskResponse>, Status> {
+        // Before `into_inner`, which drops the metadata.
         let traceparent = traceparent(request.metadata());
         let submission = submission(request.into_inner(), traceparent)?;
         let mut submitted = self.submit(vec![submission], false).await?;
@@ -65,6 +66,7 @@ impl TaskService for Tasks {
                 ),
             ));
         }
+        // Each context has a bound of its own; this one is for the memory of the whole call.
         let bytes: usize = tasks.iter().map(|t| t.context_json.len()).sum();
         if bytes > MAX_SUBMIT_BYTES {
             let message = format!("{bytes} bytes of contexts: expected at most {MAX_SUBMIT_BYTES}");
@@ -128,9 +130,12 @@ impl TaskService for Tasks {
         let token = std::mem::take(&mut r.page_token);
         // All fields except the size and the position belong to the filter.
         r.page_size = 0;
+        // The `Debug` form has every field, so a field that is added later is part of the
+        // fingerprint too.
         let print = format!("{r:?}");
         let place = page::place(&print, &token)?;
         let filter = self.filter(&r, place, size).await?;
+        // Names that match no template match no task.
         let mut found = match &filter.templates {
             Some(none) if none.is_empty() => Vec::new(),
             _ => tasks::list(&self.0.context.db, &filter)
@@ -203,6 +208,7 @@ impl TaskService for Tasks {
         let view = tasks::get(&self.0.context.db, task_id, true, part)
             .await
             .map_err(|e| error::store(&e))?;
+        // Retention may have removed the task since the first read.
         let (task, mut steps) = convert::view(view.ok_or_else(|| not_found(task_id))?, &plan, true);
         fit::fit(&task, &mut steps, 0);
         let step = steps.pop().ok_or_else(no_step)?;
@@ -547,6 +553,7 @@ fn submit_response(s: Submitted) -> proto::SubmitTaskResponse {
 fn traceparent(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
     let text = metadata.get("traceparent")?.to_str().ok()?;
     let parts: Vec<&str> = text.split('-').collect();
+    // The W3C form allows lower case only.
     let hex = |part: &&str| {
         part.bytes()
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))

@@ -61,6 +61,7 @@ impl TemplateService for Templates {
                 ));
             }
         };
+        // Only a restoration writes an event.
         if restored {
             self.0.context.events.written();
         }
@@ -155,6 +156,7 @@ impl TemplateService for Templates {
             }
             place => place.flatten(),
         };
+        // By key and not by position, as templates may come and go between two pages.
         let is_after = |plan: &Plan| {
             let t = &plan.template;
             after

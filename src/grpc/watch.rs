@@ -71,6 +71,8 @@ impl Watch {
                 continue;
             }
             match self.response(view).await {
+                // A notification may be about a change that the answer does not show; nothing is
+                // sent then, unless a sign of life is due.
                 Ok(response)
                     if self.last.as_ref() == Some(&response) && !ended && !self.is_due() => {}
                 Ok(response) => {
@@ -108,6 +110,7 @@ impl Watch {
             } else {
                 LOOK_ANYWAY.min(until_due)
             };
+            // A time-out has the same effect as a notification: the task is read.
             tokio::select! {
                 _ = tokio::time::timeout(patience, notification) => {}
                 () = self.engine.stopping() => {

@@ -240,6 +240,7 @@ impl Connection {
         stop: CancellationToken,
     ) {
         let end = loop {
+            // The hub cancels `stop` when it removes the worker; later messages are not read.
             let message = tokio::select! {
                 () = stop.cancelled() => break End::Broken,
                 message = inbound.message() => message.map_err(fallback::unreadable),
@@ -301,6 +302,8 @@ impl Connection {
 
     async fn result(&self, result: proto::StepResult) -> Result<(), Status> {
         let (lease, outcome) = worker_messages::result(result)?;
+        // A draining worker gives its steps back for others to run at once. From any other worker
+        // they are delayed, as it could get and release the same step in a loop.
         let outcome = match outcome {
             Outcome::Released { .. } => Outcome::Released {
                 delayed: !self.draining,
@@ -356,6 +359,7 @@ impl Connection {
                 worker_id: self.worker_id,
                 outcome: Outcome::Drained,
             };
+            // If the loop has stopped, the reaper of another server finds the attempt.
             let _ = self.engine.settle.push(gone).await;
         }
     }
@@ -374,6 +378,8 @@ struct Ending(Arc<Mutex<Option<Status>>>);
 
 impl Ending {
     fn set(&self, status: Status) {
+        // The first status is the cause, and later ones follow from it. A panic elsewhere leaves
+        // the value whole, so a poisoned lock is used as it is.
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -398,6 +404,8 @@ fn outgoing(
     let first = stream::iter(std::iter::once(registered).chain(cancelled).map(Ok));
     let rest = inbox.map(move |message| response(message, &traces));
     let last = stream::once(async move {
+        // Dropped with the last item, or with a stream that is not read to its end: both stop the
+        // reader.
         let _until_here = guard;
         ending.take()
     })

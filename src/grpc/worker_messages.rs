@@ -133,6 +133,7 @@ pub fn result(r: proto::StepResult) -> Result<(Lease, Outcome), Status> {
             }
         },
         Some(Answer::PermanentError(e)) => Outcome::PermanentError(failure(e.message, e.error_code, e.context_json)),
+        // `grpc::worker` knows whether the worker drains, and clears the flag then.
         Some(Answer::Released(proto::Released {})) => Outcome::Released { delayed: true },
     };
     Ok((lease, outcome))
@@ -187,6 +188,7 @@ fn failure(message: String, code: String, context: String) -> Failure {
 
 /// The requested delay, from zero to [`MAX_RETRY_AFTER`].
 fn retry_after(d: prost_types::Duration) -> Result<Duration, String> {
+    // The definition of the message forbids parts of different signs.
     let signs_differ = d.seconds.signum() * i64::from(d.nanos.signum()) < 0;
     if d.nanos.unsigned_abs() > 999_999_999 || signs_differ {
         return Err(

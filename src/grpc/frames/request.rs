@@ -112,6 +112,7 @@ impl RequestBody {
 
     /// Accounts for received bytes: their memory, and in a stream the time limit of their message.
     fn arrived(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        // A single message: its memory is held until the answer, wherever its frame begins.
         if !self.is_stream {
             return Ok(self.taken.more(bytes.len())?);
         }
@@ -137,6 +138,8 @@ impl RequestBody {
             return;
         };
         let waited = since.elapsed();
+        // A longer wait means that the server polled too late, which must not count against the
+        // client.
         if waited < left + NOT_POLLED {
             self.left = Some(left.saturating_sub(waited));
         }
@@ -146,6 +149,7 @@ impl RequestBody {
         let Some(left) = self.left else {
             return Poll::Pending;
         };
+        // Without time left the message is late already; a new timer would only fire at once.
         if !left.is_zero() {
             let now = Instant::now();
             self.since = Some(now);
@@ -186,6 +190,8 @@ impl RequestBody {
                         .take()
                         .map(Inflate::into_bytes)
                         .unwrap_or_default();
+                    // Otherwise the buffer has bytes of the next message, whose memory stays
+                    // accounted for.
                     if self.is_stream && packed.arrived.is_empty() {
                         self.taken.clear();
                     }
@@ -213,6 +219,7 @@ impl RequestBody {
         if packed.arrived.len() < HEADER_BYTES + length {
             return Poll::Ready(Ok(None));
         }
+        // An uncompressed message passes unchanged, and any other flag is for tonic to refuse.
         if flag != 1 {
             return Poll::Ready(Ok(Some(
                 packed.arrived.split_to(HEADER_BYTES + length).freeze(),
@@ -224,6 +231,7 @@ impl RequestBody {
             packed.arrived.split_to(length).freeze(),
             MAX_MESSAGE_BYTES,
         ));
+        // The decompression needs no further data, so the body is polled again at once.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -245,6 +253,7 @@ impl HttpBody for RequestBody {
                 Ok(None) => {}
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
+            // The inner body has registered its waker; `wait` adds that of the timer.
             let Poll::Ready(next) = Pin::new(&mut this.body).poll_frame(cx) else {
                 return Poll::Ready(Some(Err(ready!(this.wait(cx)))));
             };

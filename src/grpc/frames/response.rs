@@ -81,6 +81,7 @@ impl HttpBody for ResponseBody {
                 if let Some(message) = self.pack() {
                     return Poll::Ready(Some(Ok(Frame::data(message))));
                 }
+                // One slice for each poll, so that a large answer does not occupy the thread.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
