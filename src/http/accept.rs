@@ -29,6 +29,7 @@ pub fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
+        // The server works with the old limit too, with fewer connections.
         if let Err(error) = setrlimit(Resource::Nofile, limit) {
             tracing::debug!(%error, "the limit of open files cannot be raised");
         }
@@ -65,10 +66,12 @@ impl Acceptor {
     where
         F: Future<Output = io::Result<(TcpStream, SocketAddr)>>,
     {
+        // Set while no descriptor is free, so that each shortage is one line in the log.
         let mut waiting = false;
         loop {
             let (stream, peer) = match accept().await {
                 Ok(accepted) => accepted,
+                // The next connection may already wait, so there is no pause.
                 Err(error) if is_over(&error) => continue,
                 Err(error) => {
                     self.connections.counts.not_accepted.add(1);
@@ -76,6 +79,8 @@ impl Acceptor {
                         let open = self.connections.counts.connections();
                         tracing::warn!(%error, open, "cannot accept connections: raise the limit of open files");
                     }
+                    // Without the pause the loop would spin: a failed accept leaves the connection
+                    // in the queue.
                     tokio::time::sleep(BACK_OFF).await;
                     continue;
                 }
@@ -99,6 +104,7 @@ impl Acceptor {
     /// server.
     fn refuse(&mut self, refusal: Refusal, peer: SocketAddr) {
         self.connections.counts.refused(refusal);
+        // At a limit every further client is refused, which must not fill the log.
         if self
             .last_warning
             .is_none_or(|at| at.elapsed() >= WARN_EVERY)

@@ -72,6 +72,7 @@ pub async fn read(headers: &HeaderMap, body: Body, room: &Room) -> Result<(Strin
         return Err(too_large().into());
     }
     let taken = room.for_body();
+    // Only the arrival has a limit: the time of the decompression is bounded by the size.
     let arrived = tokio::time::timeout(BODY_TIMEOUT, arrive(body, &taken)).await;
     let arrived = arrived.map_err(|_| {
         room.counts.refused(Refusal::Slow);
@@ -93,6 +94,7 @@ pub async fn read(headers: &HeaderMap, body: Body, room: &Room) -> Result<(Strin
 }
 
 async fn arrive(body: Body, taken: &Taken) -> Result<Vec<u8>, Unread> {
+    // The size hint that was checked before is zero for a body without a declared length.
     let mut body = Limited::new(body, MAX_BODY_BYTES);
     let mut all = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -113,6 +115,7 @@ async fn arrive(body: Body, taken: &Taken) -> Result<Vec<u8>, Unread> {
 }
 
 async fn unpack(packed: Bytes, taken: &Taken) -> Result<Vec<u8>, Unread> {
+    // The bound is that of the plain body, so a small body cannot expand without limit.
     let mut inflate = Inflate::new(packed, MAX_BODY_BYTES);
     loop {
         let before = inflate.unpacked();

@@ -70,6 +70,8 @@ impl Connections {
     /// Counts one more connection of this address, unless a bound is reached.
     pub fn admit(&self, address: IpAddr) -> Result<Permit, Refusal> {
         let address = peer_of(address);
+        // Only the accept loop admits, so no other connection comes between this check and the
+        // count.
         if self.counts.connections() >= self.limits.all {
             return Err(Refusal::Connections);
         }
@@ -115,6 +117,8 @@ impl Drop for Permit {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_peer) = peers.get_mut(&self.address) {
             *of_peer -= 1;
+            // Addresses without a connection leave the map, which would otherwise grow with every
+            // client.
             if *of_peer == 0 {
                 peers.remove(&self.address);
             }
@@ -124,6 +128,8 @@ impl Drop for Permit {
 
 /// The address that counts as one peer: of IPv6 the network.
 fn peer_of(address: IpAddr) -> IpAddr {
+    // An IPv4 address that a dual-stack socket shows as IPv6 counts as IPv4; else all of them would
+    // be one network.
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),
         address @ IpAddr::V4(_) => address,

@@ -49,6 +49,8 @@ impl FromStr for Origin {
             .strip_prefix("https://")
             .or_else(|| text.strip_prefix("http://"))
             .ok_or(expected)?;
+        // As browsers send an origin: in lower case, without a path, so that it can be compared as
+        // it is.
         let is_plain =
             |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
         if host.is_empty()
@@ -70,6 +72,7 @@ impl Origin {
 
 /// Admits pages from these origins.
 pub fn allow(router: Router, origins: &[Origin]) -> Router {
+    // Without the layer a preflight gets no permission, and browsers refuse the call.
     if origins.is_empty() {
         return router;
     }

@@ -55,10 +55,12 @@ impl TimedStream {
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        // Any progress restarts the limit: a slow reader is accepted, a stopped one is not.
         if written.is_ready() {
             self.unread = None;
             return written;
         }
+        // The timer begins with the first blocked write and spans the repeated ones.
         let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(UNREAD)));
         ready!(unread.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(
@@ -75,6 +77,7 @@ impl AsyncRead for TimedStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        // Read before the timer is polled, so that data that has arrived is never given up.
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         let Some(until) = &mut self.until else {
             return read;
@@ -87,6 +90,7 @@ impl AsyncRead for TimedStream {
             )));
         }
         self.missing = self.missing.saturating_sub(buf.filled().len() - before);
+        // With these bytes hyper knows the protocol, and its own time-outs apply.
         if self.missing == 0 {
             self.until = None;
         }

@@ -57,6 +57,8 @@ pub fn guarded(router: Router, guard: Guard, counts: Arc<ListenerCounts>) -> Rou
 impl Guard {
     fn check(&self, request: &Request) -> Result<(), (Refusal, Problem)> {
         let headers = request.headers();
+        // A page cannot remove these headers, so a request that has one is checked even if it looks
+        // like native gRPC.
         let from_browser = headers.contains_key(header::ORIGIN) || headers.contains_key(FETCH_SITE);
         if grpc::fallback::is_native(request) && !from_browser {
             return Ok(());
@@ -76,6 +78,8 @@ impl Guard {
     fn is_own_page(&self, request: &Request, authority: &Authority) -> Result<(), String> {
         let headers = request.headers();
         let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
+        // Every value counts: a proxy that merged requests must not smuggle a foreign origin behind
+        // an own one.
         if origins.peek().is_some() {
             let is_own = |origin: &HeaderValue| {
                 self.origins.iter().any(|named| named.is(origin)) || is_same(origin, authority)
@@ -94,6 +98,8 @@ impl Guard {
             b"cross-site" if !is_link => {
                 Err("another site, according to the browser (sec-fetch-site)".to_owned())
             }
+            // A request without the header comes from a program or an old browser; the check of the
+            // host has refused names that resolve here for another site.
             _ => Ok(()),
         }
     }
@@ -116,6 +122,8 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
     let unreadable = "the Host header cannot be read: expected host or host:port";
     let host = host.map_err(|_| bad("HOST_UNREADABLE", unreadable))?;
     let named = match (uri.authority().cloned(), host) {
+        // HTTP/2 has the host in the URI; if a Host header names another, it is unclear for which
+        // host a proxy let the request pass.
         (Some(uri), Some(host)) if host::place(&uri, 0) != host::place(&host, 0) => {
             return Err(bad(
                 "HOST_AMBIGUOUS",
@@ -130,6 +138,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Authority, Problem> {
             ));
         }
     };
+    // A user has no place in a Host header, and parsers disagree about the text before an `@`.
     if named.host().is_empty() || named.as_str().contains('@') {
         return Err(bad("HOST_UNREADABLE", unreadable));
     }
@@ -141,6 +150,7 @@ fn is_same(origin: &HeaderValue, authority: &Authority) -> bool {
     let Some((scheme, rest)) = origin.to_str().ok().and_then(|text| text.split_once("://")) else {
         return false;
     };
+    // An origin leaves out the port that its scheme implies, and the Host header may do so too.
     let default_port = match scheme {
         "http" => 80,
         "https" => 443,

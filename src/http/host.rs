@@ -31,6 +31,7 @@ impl FromStr for AllowedHost {
         let (name, below) = text
             .strip_prefix("*.")
             .map_or((text, false), |suffix| (suffix, true));
+        // Underscores are not allowed in host names, but some internal resolvers accept them.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         let is_name =
             !name.is_empty() && name.chars().all(is_plain) && !name.split('.').any(str::is_empty);
@@ -71,12 +72,14 @@ pub fn is_allowed(authority: &Authority, also: &[AllowedHost]) -> bool {
         return false;
     }
     let host = authority.host().to_ascii_lowercase();
+    // The zone of a link-local address is not part of its number.
     if let Some(v6) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         return v6
             .split('%')
             .next()
             .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
+    // A final dot is the absolute form of the same name.
     let absolute = host.strip_suffix('.').unwrap_or(&host);
     // No web page has a name without a dot: the names of the web are below a top-level domain.
     !host.contains('.')

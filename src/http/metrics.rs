@@ -30,6 +30,8 @@ use crate::{
 };
 
 pub async fn page(State(engine): State<Engine>) -> Response {
+    // A registry for each scrape: the values stay in the engine's counters and are only collected
+    // here.
     let mut registry = Registry::with_prefix("tasker");
     registry.register_collector(Box::new(Scrape::of(&engine).await));
     let mut text = String::new();
@@ -105,6 +107,7 @@ impl Scrape {
 
 /// At most `MAX_LABEL_SETS` lanes; the others are combined in one.
 fn bounded(waiting: &[Waiting]) -> Vec<Waiting> {
+    // Each lane is a series in Prometheus, where an unbounded number would exhaust the memory.
     let (shown, rest) = waiting.split_at(waiting.len().min(MAX_LABEL_SETS));
     let mut all = shown.to_vec();
     if let Some(first) = rest.first() {
@@ -467,6 +470,7 @@ impl Out<'_> {
             .encode_descriptor(name, help, unit, MetricType::Histogram)?;
         for (labels, histogram) in rows {
             let (sum, buckets) = histogram.read();
+            // From the same read as the buckets, so that the count cannot disagree with their sum.
             let count = buckets.iter().map(|(_, n)| n).sum();
             metric
                 .encode_family(&labels)?

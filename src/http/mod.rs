@@ -115,6 +115,7 @@ fn all_routes() -> Vec<Route> {
 /// All routes of this port except gRPC.
 pub fn routes(engine: &Engine, room: &Room) -> Router {
     let routes = all_routes();
+    // Built once: it depends only on the program.
     let document = openapi::document(&routes, &[OPENAPI, LIVEZ, READYZ, METRICS]).to_string();
     let mut router: Router<Engine> = Router::new()
         .route(
@@ -128,6 +129,7 @@ pub fn routes(engine: &Engine, room: &Room) -> Router {
         let served: MethodRouter<Engine> = route.serve(engine, room).with_state(());
         router = router.route(route.path, served);
     }
+    // The layer comes last, since it covers only the routes that were added before it.
     router
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(pack::packed))

@@ -60,6 +60,7 @@ fn operation(route: &Route, schemas: &mut Map<String, Value>) -> Value {
     let rpc = &route.rpc;
     let service = rpc.parent_service();
     let about = comment(&service.parent_file(), rpc.path()).unwrap_or_default();
+    // The first sentence of the rpc's comment is the summary.
     let mut operation = json!({
         "operationId": rpc.name(),
         "tags": [service.name().trim_end_matches("Service")],
@@ -186,6 +187,7 @@ fn component(message: &MessageDescriptor, input: bool, schemas: &mut Map<String,
         if let Some(about) = comment(&message.parent_file(), message.path()) {
             schema["description"] = about.into();
         }
+        // The reader refuses unknown members of a request, and an answer has every key.
         match input {
             true => schema["additionalProperties"] = false.into(),
             false => schema["required"] = properties.keys().cloned().collect(),
@@ -210,6 +212,7 @@ fn whole(field: &FieldDescriptor, input: bool, schemas: &mut Map<String, Value>)
     if field.is_map() {
         return json!({"type": "object", "additionalProperties": one});
     }
+    // An empty string and an unspecified enum are written as null, see `json::text`.
     let may_be_unset =
         field.supports_presence() || matches!(field.kind(), Kind::String | Kind::Enum(_));
     if may_be_unset && !is_document(field) {
@@ -244,6 +247,7 @@ fn plain(field: &FieldDescriptor) -> Value {
 
 fn nullable(schema: Value) -> Value {
     match &schema {
+        // Any value is null already, and a union that has null needs no second one.
         Value::Object(any) if any.is_empty() || any.contains_key("anyOf") => schema,
         _ => json!({"anyOf": [schema, {"type": "null"}]}),
     }

@@ -19,6 +19,7 @@ use crate::grpc::gzip::{Deflate, MIN_BYTES};
 
 /// Compresses the answer if the client accepts gzip.
 pub async fn packed(request: Request, next: Next) -> Response {
+    // Before the call, which consumes the request.
     let wanted = request.method() != Method::HEAD && takes_gzip(request.headers());
     let mut response = next.run(request).await;
     let exact = response
@@ -33,6 +34,8 @@ pub async fn packed(request: Request, next: Next) -> Response {
     {
         return response;
     }
+    // Also without compression: a cache must not serve one form to clients that asked for the
+    // other.
     response
         .headers_mut()
         .append(header::VARY, HeaderValue::from_static("accept-encoding"));
@@ -54,6 +57,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .collect();
+    // The most specific name decides; `*` counts only for encodings that the client does not list.
     let mut named = ["gzip", "x-gzip", "*"].into_iter();
     named
         .find_map(|name| is_accepted(&accepted, name))
@@ -66,6 +70,7 @@ fn is_accepted(accepted: &[&str], name: &str) -> Option<bool> {
     all.find_map(|one| {
         let (encoding, parameters) = one.split_once(';').unwrap_or((one, ""));
         let is_named = encoding.trim().eq_ignore_ascii_case(name);
+        // A weight that cannot be read counts as zero: the plain answer is always right.
         let weight = parameters.trim().strip_prefix("q=");
         is_named.then(|| weight.is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0)))
     })
@@ -90,6 +95,7 @@ impl HttpBody for Packing {
             match &mut *self {
                 Self::Plain(body) => match ready!(Pin::new(body).poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
+                        // A body of known size is a single frame, so this one is all of it.
                         Ok(bytes) => *self = Self::Begun(Box::new(Deflate::new(bytes))),
                         Err(other) => return Poll::Ready(Some(Ok(other))),
                     },

@@ -192,6 +192,7 @@ fn http_status(code: Code) -> StatusCode {
 /// line and column (`yaml:3:5`); an error in the body itself already has a pointer. A dot leads
 /// into a message, and an index in brackets into a list.
 fn place(field: &str, parameters: &[&str]) -> (Place, String) {
+    // The field ends where a pointer into its document, or a position in its text, begins.
     let end = field.find(['/', ':']).unwrap_or(field.len());
     let (name, rest) = field.split_at(end);
     if name.is_empty() {
@@ -200,6 +201,7 @@ fn place(field: &str, parameters: &[&str]) -> (Place, String) {
     if parameters.contains(&name) {
         return (Place::Parameter(name.to_owned()), String::new());
     }
+    // In HTTP a document is nested under its name without `_json`.
     let name = name
         .trim_end_matches("_json")
         .replace(['.', '['], "/")

@@ -161,6 +161,7 @@ fn request<Q: prost::Message + Default>(
     metadata: MetadataMap,
     message: &DynamicMessage,
 ) -> Result<tonic::Request<Q>, Status> {
+    // Both types are made from the same descriptors, so a mismatch is a fault of the program.
     let mut request = tonic::Request::new(message.transcode_to().map_err(|_| error::internal())?);
     *request.metadata_mut() = metadata;
     Ok(request)
@@ -205,6 +206,7 @@ impl Route {
         } else {
             MethodFilter::GET
         };
+        // The handler runs for every request, so it owns cheap copies of what it needs.
         let (route, engine, room) = (self.clone(), engine.clone(), room.clone());
         on(filter, move |request: Request| async move {
             route
@@ -237,6 +239,7 @@ impl Route {
             // The account moves out of this block, since the answer is made only after the call.
             held = Some(taken);
             self.fill_from_body(&mut message, media, &text, &in_path)?;
+            // After the body, with which the header must agree.
             self.fill_from_header(&mut message, &parts.headers)?;
         } else {
             parameters.extend(fields.iter().map(FieldDescriptor::name));

@@ -57,6 +57,7 @@ pub fn response(
 fn event(message: &DynamicMessage) -> Event {
     let cursor = message.get_field_by_name("cursor");
     let sent = Event::default().id(cursor.as_ref().and_then(|c| c.as_str()).unwrap_or_default());
+    // An unset message field reads as an empty message, so its presence is checked.
     let told = message
         .get_field_by_name("event")
         .filter(|_| message.has_field_by_name("event"));
@@ -67,6 +68,7 @@ fn event(message: &DynamicMessage) -> Event {
 }
 
 fn failed(status: &Status) -> Event {
+    // The status of HTTP was sent before the first event, so an error is an event of its own.
     Event::default()
         .event("error")
         .data(serde_json::to_string(&Problem::of(status, &[])).unwrap_or_default())

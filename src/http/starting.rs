@@ -76,6 +76,7 @@ impl Starting {
         let Some(all) = self.started.get() else {
             return self.not_yet(request).await;
         };
+        // `oneshot` consumes the router; a clone shares the routes.
         let Ok::<_, Infallible>(response) = all.clone().oneshot(request).await;
         response
     }

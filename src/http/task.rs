@@ -40,6 +40,7 @@ pub fn routes() -> Vec<Route> {
 async fn last(
     mut told: impl Stream<Item = Result<OrderTasksResponse, Status>> + Unpin,
 ) -> Result<Response<OrderTasksResponse>, Status> {
+    // A stream that ends without a message would be a fault of the server.
     let mut last = Err(error::internal());
     while let Some(news) = told.next().await {
         last = Ok(Response::new(news?));

@@ -32,8 +32,11 @@ pub fn body(message: &mut DynamicMessage, json: &str, taken: &[&str]) -> Result<
         taken,
         violated: &mut violated,
     };
+    // The end is checked too: text behind the object would be ignored otherwise.
     let read = object.deserialize(&mut reader).and_then(|()| reader.end());
     match read {
+        // At the bound on violations the reader stops with an error, and they are the answer. Any
+        // other error is one of syntax, from which the violations before it may follow.
         Err(error) if violated.len() < MAX_VIOLATIONS => {
             Err(vec![wrong("", format!("not a JSON object: {error}"))])
         }
@@ -75,6 +78,7 @@ impl<'de> Visitor<'de> for Object<'_> {
         let descriptor = message.descriptor();
         let mut seen = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
+            // An error is the only way to stop the deserializer.
             if violated.len() >= MAX_VIOLATIONS {
                 return Err(A::Error::custom("too many violations"));
             }
@@ -84,6 +88,7 @@ impl<'de> Visitor<'de> for Object<'_> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
+            // Borrowed from the text, so that a value is copied only once its kind is known.
             let raw = map.next_value::<&RawValue>()?;
             let place = below(at, &name);
             if seen.contains(&name) {
@@ -183,6 +188,7 @@ fn member(
     } else {
         return value(&kind, document, raw, at, violated);
     };
+    // If the element itself was wrong, its own violation is more precise.
     if read.is_err() && violated.len() == before {
         violated.push(wrong(at, expected));
     }
@@ -196,6 +202,7 @@ fn value(
     at: &str,
     violated: &mut Vec<Violated>,
 ) -> Option<Value> {
+    // A document is stored as it was sent, so it is copied and not parsed.
     if document {
         return Some(Value::String(raw.get().to_owned()));
     }
@@ -217,6 +224,7 @@ fn value(
                 taken: &[],
                 violated,
             };
+            // The nested reader has recorded the precise violations, if it found an object at all.
             if object.deserialize(&mut reader).is_err() && violated.len() == before {
                 violated.push(wrong(at, "expected an object"));
             }

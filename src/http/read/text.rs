@@ -37,9 +37,11 @@ pub fn texts(
             continue;
         };
         match message.get_field_mut(&field) {
+            // A repeated name is how a query writes a list.
             Value::List(items) => items.push(value),
             _ if pairs.iter().filter(|(other, _)| other == name).count() > 1 => {
                 violated.push(wrong(name, "it appears twice"));
+                // One message for the name; it would come again for each further pair.
                 break;
             }
             single => *single = value,
