@@ -95,6 +95,7 @@ pub async fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
         report = bench::run(&settings, &say) => report.map_err(|e| failed(&e))?,
         interrupted = interrupted() => return interrupted,
     };
+    // Also the figures of a failed run are printed, since they help to find the cause.
     print(&report, session)?;
     Ok(if report.is_right() {
         exit::OK
@@ -122,6 +123,8 @@ impl Command {
             time: self.seconds,
             workers: self.workers.into(),
             slots: self.slots.into(),
+            // A chain has one step in flight, so with half as many chains as slots no step waits
+            // for a slot.
             in_flight: self
                 .in_flight
                 .unwrap_or(u64::from(self.workers) * u64::from(self.slots) / 2),

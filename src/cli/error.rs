@@ -90,12 +90,14 @@ impl CliError {
         let broken = timed_out
             || std::error::Error::source(status).is_some()
             || status.message().starts_with(NO_GRPC);
+        // A broken connection comes first, since tonic gives it any of several codes.
         let code = match status.code() {
             _ if broken => exit::UNAVAILABLE,
             Code::Unavailable | Code::DeadlineExceeded => exit::UNAVAILABLE,
             Code::InvalidArgument => exit::DATA,
             _ => exit::FAILURE,
         };
+        // The name of the code is better than nothing where a proxy sends no message.
         let said = match status.message() {
             _ if timed_out => "the server did not answer in time".to_owned(),
             "" => status.code().description().to_owned(),
@@ -250,6 +252,8 @@ impl From<ConnectError> for CliError {
             ConnectError::InvalidUrl { .. } => Self::new(exit::CONFIG, error.to_string())
                 .hint("set --server or TASKER_SERVER, such as http://127.0.0.1:7233"),
             ConnectError::Unreachable { source, .. } => {
+                // The I/O error is somewhere in the chain, and the last cause is the most specific
+                // one.
                 let mut cause: &dyn std::error::Error = source;
                 let mut peer = Peer::NoWay;
                 loop {

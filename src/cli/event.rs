@@ -81,6 +81,7 @@ pub struct Args {
 }
 
 fn event_type(text: &str) -> Result<EventType, String> {
+    // The numbers of the types have no gap, and 0 is the unspecified one.
     let all = || (1..).map_while(|number| EventType::try_from(number).ok());
     all()
         .find(|kind| human::event_type((*kind).into()) == text)
@@ -105,6 +106,7 @@ pub async fn run(command: Command, session: &Session) -> Result<u8, CliError> {
         _ = tokio::signal::ctrl_c() => Ok(exit::INTERRUPTED),
         error = tail(client, &mut request, session) => Err(error),
     };
+    // In JSON each line has the cursor already.
     if end.is_ok() && !session.json() && !request.cursor.is_empty() {
         session.term.say(&format!(
             "continue from here with --cursor {}",
@@ -238,6 +240,7 @@ fn note(event: &Event) -> String {
         ("", id) => Some(format!("worker {}", clean(id))),
         (name, _) => Some(format!("worker {}", clean(name))),
     };
+    // Without an actor the detail is not the reason of an order, but describes the circuit.
     let ordered = match (event.actor.as_str(), event.detail.as_str()) {
         ("", _) => None,
         (actor, "") => Some(format!("by {}", clean(actor))),

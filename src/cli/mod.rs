@@ -169,12 +169,14 @@ fn talk(
 ) -> Result<u8, CliError> {
     let command = async {
         match command.await {
+            // The probe connects again, so it runs only after a failure.
             Err(error) if error.broken.is_some() => {
                 Err(probe::explain(error, &session.global.server).await)
             }
             ended => ended,
         }
     };
+    // A client waits for one server: a single thread is enough, and starts faster than a pool.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

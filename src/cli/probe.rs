@@ -54,9 +54,11 @@ async fn look(host: &str, port: u16) -> Peer {
         Ok(Err(error)) => return Peer::of_connect(&error),
         Err(_) => return Peer::NoWay,
     };
+    // Outside of the future, so that a time-out keeps the bytes that have arrived.
     let mut answer = Vec::new();
     let listen = async {
         stream.write_all(BEGINNING).await?;
+        // These two are known by their first bytes; of other answers the first line is shown.
         while answer.len() < MAX_ANSWER_BYTES
             && !matches!(Peer::of_answer(&answer), Some(Peer::Http2 | Peer::Tls))
         {
@@ -66,6 +68,7 @@ async fn look(host: &str, port: u16) -> Peer {
         }
         Ok::<(), io::Error>(())
     };
+    // An error after the first bytes does not matter, as these identify the peer.
     let silent = timeout(PATIENCE, listen).await.is_err();
     Peer::of_answer(&answer).unwrap_or(if silent { Peer::Silent } else { Peer::Closes })
 }

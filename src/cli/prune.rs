@@ -35,6 +35,7 @@ pub fn run(command: &Command, session: &Session) -> Result<u8, CliError> {
     let older_than = serve::age("--older-than", &command.older_than, "")?;
     let db = command.database.open()?;
     serve::block_on(async {
+        // Without a migration: this command may be older or newer than the servers of the cell.
         serve::prepare(&db, false).await?;
         let result = match command.dry_run {
             true => retention::survey(&db, older_than).await,

@@ -318,6 +318,7 @@ pub fn database_error(error: &StoreError) -> CliError {
             ),
         )
     };
+    // From the specific kinds to the general: a read-only database, for one, is transient too.
     match error {
         StoreError::Schema(_) | StoreError::Config(_) | StoreError::Unfit(_) => CliError::new(exit::CONFIG, said),
         _ if error.is_read_only() => failed(exit::UNAVAILABLE)
@@ -391,6 +392,7 @@ fn ended_by_signal() -> Result<impl Future<Output = ()> + Send + 'static, CliErr
             _ = term.recv() => {}
             _ = interrupt.recv() => {}
         }
+        // A task of its own, since the drain may take long.
         tokio::spawn(async move {
             tokio::select! {
                 _ = term.recv() => {}

@@ -52,6 +52,7 @@ struct Which {
 /// The seconds from the given time until now, rounded up to a whole second.
 fn window(text: &str) -> Result<i32, String> {
     let ago = when(text)?;
+    // Rounded up, so that the window includes a task submitted at exactly that time.
     let nanos = human::since(ago, human::now()).as_nanos();
     let seconds = i32::try_from(nanos.div_ceil(1_000_000_000)).ok();
     // A distance such as `90s` is exact and needs no clock.

@@ -76,6 +76,7 @@ fn table(templates: &[TemplatePerformance]) -> Table {
     ]);
     for t in templates {
         let name = clean(&format!("{}/{}@{}", t.namespace, t.task_name, t.version));
+        // A task has no attempts of its own.
         let over = t.steps.iter().map(|step| step.successes_over_timeout).sum();
         row(
             &mut table,
@@ -108,6 +109,7 @@ fn mean(sum: Option<prost_types::Duration>, count: i32) -> String {
     let sum = sum
         .and_then(|d| std::time::Duration::try_from(d).ok())
         .unwrap_or_default();
+    // A template without tasks has no mean.
     let mean = sum
         .checked_div(u32::try_from(count).unwrap_or_default())
         .unwrap_or_default();

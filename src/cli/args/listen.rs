@@ -7,6 +7,7 @@ use crate::cli::error::{CliError, exit};
 /// Parses the address to listen on. The only name accepted is `localhost`: without authentication,
 /// a resolver must not decide which address the server opens.
 pub fn address(listen: &str) -> Result<SocketAddr, CliError> {
+    // From the right: an address of IPv6 has colons of its own.
     let named = listen
         .rsplit_once(':')
         .and_then(|(host, number)| match host {
@@ -33,6 +34,7 @@ fn port(text: &str) -> Option<u16> {
 
 /// The wildcard of IPv6, which accepts IPv4 as well; on a machine without IPv6, that of IPv4.
 fn every_address() -> IpAddr {
+    // A datagram socket takes no port that the server could need, and connects to nothing.
     match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
         Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
         Err(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -22,6 +22,7 @@ fn expected(distance: &str) -> String {
 }
 
 fn moved(text: &str, sign: i64) -> Option<Timestamp> {
+    // The parser also accepts a time without a zone, which is ambiguous.
     if let Ok(time) = text.parse() {
         return Some(time).filter(|_| is_rfc3339(text));
     }

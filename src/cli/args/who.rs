@@ -71,6 +71,7 @@ fn user() -> String {
 fn user_of(list: &str, uid: u32) -> Option<String> {
     list.lines().find_map(|line| {
         let mut fields = line.split(':');
+        // `nth(1)` skips the field of the password.
         let (name, number) = (fields.next()?, fields.nth(1)?);
         (number.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
     })

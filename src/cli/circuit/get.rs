@@ -75,7 +75,9 @@ fn settings(found: &GetCircuitResponse) -> Table {
         ("cell", of(&found.set_for_cell)),
     ];
     let mut table = Table::new(["SETTING", "VALUE", "SET FOR"]);
+    // The policy in force has every field, so its fields are the rows.
     for (field, value) in all.as_object().into_iter().flatten() {
+        // From the narrowest scope to the widest: the first one that sets the field decides.
         let set = scopes
             .iter()
             .find(|(_, set)| !set[field].is_null())

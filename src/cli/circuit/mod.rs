@@ -41,6 +41,7 @@ fn word(state: i32) -> String {
 /// The circuit's state in words: an operator's order takes precedence over the counted state, and
 /// the time left of an open circuit or of a throttle is appended.
 fn standing(c: &Circuit, session: &Session) -> String {
+    // By this machine's clock, so only roughly right.
     let left = |at: Option<prost_types::Timestamp>| {
         at.map(|at| human::duration(human::since(human::now(), at)))
     };
@@ -54,6 +55,7 @@ fn standing(c: &Circuit, session: &Session) -> String {
     } else {
         c.forced
     });
+    // `until` belongs to the counted state, which an order overrides.
     if let (Ok(CircuitState::Open), Some(left)) = (
         open,
         left(c.until).filter(|_| forced == CircuitState::Unspecified),

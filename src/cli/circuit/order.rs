@@ -67,6 +67,7 @@ pub async fn force(order: Force, session: &Session) -> Result<u8, CliError> {
         To::Closed => CircuitState::Closed,
     };
     let (by, reason) = order.who.resolve();
+    // A negative time becomes zero, which the server refuses together with its bounds.
     let expires_after = order
         .seconds
         .map(|s| Duration::try_from_secs_f64(s).unwrap_or_default());

@@ -25,6 +25,7 @@ pub fn duration(d: Duration) -> String {
 
 /// Parses `90s`, `15m`, `2h` or `7d` into seconds.
 pub fn parse_duration(text: &str) -> Option<u64> {
+    // `u32` leaves room for the unit in the `u64` of the product.
     let number = text
         .strip_suffix(['s', 'm', 'h', 'd'])?
         .parse::<u32>()
@@ -85,6 +86,7 @@ pub fn word<E: TryFrom<i32>>(value: i32, name: fn(&E) -> &'static str, prefix: &
 
 /// The name of an event's type: `EVENT_TYPE_STEP_FAILED` is `step.failed`.
 pub fn event_type(kind: i32) -> String {
+    // Only the first underscore separates the noun from the verb.
     word::<EventType>(kind, EventType::as_str_name, "EVENT_TYPE_").replacen('_', ".", 1)
 }
 

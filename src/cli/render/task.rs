@@ -113,6 +113,7 @@ pub fn took(step: &Step) -> String {
 pub fn note(step: &Step) -> String {
     let error = step.error.as_ref().map(error_text).unwrap_or_default();
     match step.state() {
+        // The time of `not_before` has not come: the step is ready and not due.
         StepState::Ready
             if step
                 .next_attempt_at

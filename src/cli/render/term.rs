@@ -45,7 +45,9 @@ impl Term {
     /// Reads the environment once.
     pub fn detect(choice: ColorChoice) -> Self {
         let (stdout, stderr) = (io::stdout(), io::stderr());
+        // Without TERM, as in many jobs, the terminal is taken for one that cannot move its cursor.
         let dumb = env::var_os("TERM").is_none_or(|t| t == "dumb");
+        // The precedence that POSIX defines.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .into_iter()
             .filter_map(|n| env::var(n).ok())
@@ -86,6 +88,7 @@ impl Term {
         if !text.ends_with('\n') {
             out.write_all(b"\n")?;
         }
+        // At once, for programs that read line by line.
         out.flush()
     }
 
@@ -205,6 +208,7 @@ pub fn clean_json(json: String) -> String {
     }
     let mut safe = String::with_capacity(json.len() + 64);
     for c in json.chars() {
+        // All of these are in the basic plane, so one escape of four digits is enough.
         if acted_on(c) {
             safe += &format!("\\u{:04x}", u32::from(c));
         } else {
@@ -236,6 +240,7 @@ pub fn fit(text: &str, max: usize, unicode: bool) -> String {
     for (piece, escape) in pieces(text) {
         if escape {
             if !full {
+                // A style ends with the reset, so any other sequence begins one.
                 colored = piece != "\x1b[0m";
                 cut.push_str(piece);
             }
@@ -265,6 +270,7 @@ fn pieces(text: &str) -> impl Iterator<Item = (&str, bool)> {
         if rest.is_empty() {
             return None;
         }
+        // Texts from elsewhere are cleaned, so each escape is one of ours and ends in `m`.
         let escape = rest.starts_with('\x1b');
         let end = if escape {
             rest.find('m').map(|i| i + 1)

@@ -41,6 +41,7 @@ impl<'s> View<'s> {
                 }
             }
             Self::Live(term, frame) => {
+                // Kept whole: a refresh draws it again with new durations.
                 frame.latest = Some(update.clone());
                 frame.lost = false;
                 frame.redraw(term)?;
@@ -95,6 +96,8 @@ impl Changes {
         // A pause counts as a change as well.
         let standing = (task.state(), task.paused_at.is_some());
         let changed = self.task.replace(standing) != Some(standing);
+        // The task's line comes before those of its steps, except at the end, which follows from
+        // theirs.
         let ended = has_ended(task.state());
         if changed && !ended {
             lines.push(task_line(task, column, term));
@@ -102,6 +105,7 @@ impl Changes {
         for step in &update.steps {
             let now = (step.state(), step.attempt);
             let before = self.steps.insert(step.name.clone(), now);
+            // A pending step in the first update has not changed.
             let is_initial = first && matches!(step.state(), StepState::Pending);
             if before != Some(now) && !is_initial {
                 lines.push(step_line(step, column, term));
@@ -193,6 +197,7 @@ impl Frame {
         };
         let size = term.size().unwrap_or((80, 24));
         let lines = frame(update, self.lost, size, term);
+        // One write per frame, so that the terminal shows no half of it.
         let mut out = String::new();
         if self.height > 0 {
             // Moves the cursor up to the first line and clears the screen from there on.
@@ -237,6 +242,7 @@ fn frame(
     } else {
         lines.extend(busy_steps(&update.steps, room, term));
     }
+    // One column stays free, as some terminals wrap a line that is full.
     lines
         .iter()
         .map(|l| fit(l, columns.saturating_sub(1), term.unicode))
@@ -247,6 +253,7 @@ fn frame(
 fn busy_steps(steps: &[Step], room: usize, term: &Term) -> Vec<String> {
     let is_busy = |s: &&Step| !matches!(s.state(), StepState::Pending | StepState::Complete);
     let busy: Vec<&Step> = steps.iter().filter(is_busy).collect();
+    // One line is left for the number of the others.
     let shown = match busy.len() <= room {
         true => busy.len(),
         false => room.saturating_sub(1),

@@ -60,6 +60,7 @@ fn text(found: &ExplainTaskResponse, session: &Session) -> String {
                 let (name, state) = if i == 0 {
                     (clean(&step.step), state.clone())
                 } else {
+                    // A blank, as the table shows an empty cell as `-`.
                     (" ".into(), " ".into())
                 };
                 table.row([name, state, clean(why)]);

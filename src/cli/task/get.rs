@@ -65,6 +65,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
             .map_err(failed)?
             .into_inner()
             .step;
+        // A step that is gone meanwhile keeps its incomplete form.
         *step = alone.unwrap_or_else(|| std::mem::take(step));
     }
     if session.json() {
@@ -177,6 +178,7 @@ fn annotations(task: &Task) -> String {
     let Ok(Value::Object(mut notes)) = serde_json::from_str(&task.annotations_json) else {
         return String::new();
     };
+    // `shift_remove` keeps the order of the other keys.
     notes.shift_remove("correlation_id");
     if notes.is_empty() {
         String::new()

@@ -132,6 +132,7 @@ async fn collect(
             .into_inner();
         tasks.extend(page.tasks);
         request.page_token = page.next_page_token;
+        // A page may have fewer tasks than requested, so only the token shows the end.
         if request.page_token.is_empty() || tasks.len() >= limit {
             return Ok((tasks, !request.page_token.is_empty()));
         }

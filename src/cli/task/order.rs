@@ -60,6 +60,7 @@ pub async fn send(
         dry_run,
     };
     let mut client = session.connect().await?;
+    // Outside of the future, so that the last progress is known after Ctrl-C.
     let mut result = OrderTasksResponse::default();
     let follow = async {
         let mut stream = client.tasks.order_tasks(request).await?.into_inner();
@@ -82,6 +83,7 @@ pub async fn send(
         _ = tokio::signal::ctrl_c() => None,
         ended = follow => Some(ended),
     };
+    // In any case, since the tasks processed so far keep the order.
     print(order, dry_run, &result, session)?;
     let rest =
         "the tasks processed so far keep the order; the same command continues with the rest";
@@ -93,6 +95,7 @@ pub async fn send(
         Some(Err(status)) => {
             Err(CliError::from_status("the order was interrupted", &status).hint(rest))
         }
+        // A stream without the final message was cut, such as by a proxy with a time limit.
         Some(Ok(())) if !result.done => Err(CliError::new(
             exit::UNAVAILABLE,
             "the server ended the stream before the end of the order",

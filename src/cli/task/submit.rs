@@ -75,7 +75,8 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let mut client = session.connect().await?;
     let (namespace, task_name) = (request.namespace.clone(), request.task_name.clone());
     let mut request = tonic::Request::new(request);
-    // A program that runs commands within a trace passes its context in this variable.
+    // A program that runs commands within a trace passes its context in this variable. A value that
+    // is no header is ignored, as a trace must not fail a submit.
     if let Some(parent) = std::env::var("TRACEPARENT")
         .ok()
         .and_then(|text| text.parse().ok())
@@ -86,6 +87,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
     let submitted = response
         .map_err(|s| CliError::from_status(&what, &s))?
         .into_inner();
+    // A line and not a document, as the lines of `--watch` follow.
     if session.json() {
         session.term.json_line(&json::value(&submitted))?;
     } else {

@@ -29,8 +29,8 @@ pub enum Update {
     Failed(CliError),
 }
 
-/// Sends the updates of a task, also across the restart of a server: each stream begins with the current
-/// state, so the watch always catches up.
+/// Sends the updates of a task, also across the restart of a server: each stream begins with the
+/// current state, so the watch always catches up.
 pub async fn follow(mut client: Client, task_id: String, updates: mpsc::Sender<Update>) {
     let (mut received, mut lost_since) = (false, None::<Instant>);
     let mut latest = WatchTaskResponse::default();

@@ -43,6 +43,7 @@ pub async fn watch(client: Client, task_id: &str, session: &Session) -> Result<u
     let follower = tokio::spawn(updates::follow(client, task_id.to_owned(), sender));
     let mut view = View::new(&session.term, session.json());
     let mut refresh = tokio::time::interval(REFRESH);
+    // After a stop of the process, missed refreshes are not made up for.
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
@@ -71,6 +72,7 @@ pub async fn watch(client: Client, task_id: &str, session: &Session) -> Result<u
             _ = refresh.tick() => view.refresh()?,
         }
     };
+    // It may be waiting for its next attempt to reconnect.
     follower.abort();
     end
 }

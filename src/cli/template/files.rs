@@ -51,6 +51,7 @@ fn templates(folder: &Path) -> io::Result<Vec<String>> {
             found.push(path);
         }
     }
+    // A folder is read in the order of the file system, which differs between machines.
     found.sort();
     found.into_iter().map(text).collect()
 }

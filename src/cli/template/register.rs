@@ -48,6 +48,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
             Err(status) => {
                 let error =
                     CliError::from_status(&format!("cannot register {}", clean(&file)), &status);
+                // Further files would fail in the same way, each after its own time-out.
                 let unavailable = error.code == exit::UNAVAILABLE;
                 failures.push(error);
                 if unavailable {

@@ -150,6 +150,8 @@ fn heading(template: &Template, term: &Term) -> String {
 
 /// The changes that its overrides make, parsed from its YAML as the server does.
 fn overrides(template: &Template, term: &Term) -> String {
+    // A newer server may have stored a template that this build cannot parse: its overrides are
+    // left out.
     let Ok(parsed) = tasker_template::Template::parse_stored(&template.yaml, &template.environment)
     else {
         return String::new();

@@ -148,6 +148,8 @@ impl Found {
 
     /// Returns the last error, if there is one, and prints those before it.
     fn verdict(&self, mut unreadable: Vec<CliError>, session: &Session) -> Result<(), CliError> {
+        // The last error decides the exit code, and a refused file counts more than an unreadable
+        // one.
         let last = self.refusal().or_else(|| unreadable.pop());
         unreadable.iter().for_each(|error| error.say(&session.term));
         last.map_or(Ok(()), Err)

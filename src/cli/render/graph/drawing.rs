@@ -35,6 +35,7 @@ impl Row {
     fn horizontal(&mut self, a: usize, b: usize) {
         let (left, right) = (a.min(b), a.max(b));
         self.cells.resize(self.cells.len().max(2 * right + 1), ' ');
+        // Lanes in between stay visible, as the line passes beneath them.
         for cell in self.cells[2 * left + 1..2 * right]
             .iter_mut()
             .filter(|c| **c == ' ')
@@ -124,6 +125,8 @@ impl<'g> Drawing<'g> {
         for (position, node) in graph.order.iter().enumerate() {
             let column = drawing.enter(*node);
             drawing.leave(*node, column, &graph.order[position + 1..]);
+            // Checked at each node: the lanes of a wide graph need not all be drawn to see that it
+            // is too wide.
             if drawing.lanes.len() > MAX_COLUMNS {
                 return None;
             }
@@ -140,6 +143,7 @@ impl<'g> Drawing<'g> {
                     .is_some_and(|l| l.targets.contains(&node))
             })
             .collect();
+        // The lanes above the node, before those that end in it are removed.
         let before = self.lanes_only();
         let mut ended = Vec::new();
         let mut chain = false;
@@ -147,6 +151,7 @@ impl<'g> Drawing<'g> {
             let lane = self.lanes[*column].as_mut().expect("feeds are lanes");
             lane.targets.retain(|t| *t != node);
             if lane.targets.is_empty() {
+                // A lane that led to other nodes too needs a joint where it ends.
                 chain = lane.fan == 1;
                 ended.push(*column);
                 self.lanes[*column] = None;
@@ -194,6 +199,7 @@ impl<'g> Drawing<'g> {
                 .last()
                 .and_then(|r| r.node)
                 .is_some_and(|(c, _)| c == column);
+            // Without a line in between, two nodes of a chain would look like a list.
             if self.roomy && under_node {
                 self.rows.push(before);
             }
@@ -252,6 +258,8 @@ impl<'g> Drawing<'g> {
         if children.is_empty() {
             return;
         }
+        // Only a lane that has led to exactly these children from its start: one that shrank to
+        // them has other edges above.
         let same = self.lanes.iter().position(|l| {
             l.as_ref()
                 .is_some_and(|l| l.targets == *children && l.fan == children.len())
@@ -273,6 +281,7 @@ impl<'g> Drawing<'g> {
                 back.put(column, '┘');
                 self.rows.push(back);
             }
+            // Beside the node, so that the later nodes with the same children can join it.
             None if later.iter().any(|n| self.graph.children[*n] == *children) => {
                 let target = (column + 1..)
                     .find(|c| self.lanes.get(*c).is_none_or(Option::is_none))

@@ -81,6 +81,7 @@ impl Graph {
                 .iter()
                 .filter_map(|p| index.get(p.as_str()).copied())
             {
+                // Edges are counted in `sort`, so one that is named twice must be stored once.
                 if parent != child && !graph.parents[child].contains(&parent) {
                     graph.parents[child].push(parent);
                     graph.children[parent].push(child);
@@ -95,6 +96,7 @@ impl Graph {
     /// keeps few lanes open.
     fn sort(&mut self) {
         let mut missing: Vec<usize> = self.parents.iter().map(Vec::len).collect();
+        // A stack, so reversed: the first root is taken first, and below the first child.
         let mut ready: Vec<usize> = (0..missing.len())
             .rev()
             .filter(|n| missing[*n] == 0)
@@ -123,6 +125,7 @@ impl Graph {
     /// The fallback for wide graphs: nodes that can run side by side are listed in one wave.
     fn waves(&self, nodes: &[Node<'_>], term: &Term) -> Vec<String> {
         let mut wave = vec![0_usize; nodes.len()];
+        // Parents come first in the order, so their waves are known.
         for n in &self.order {
             wave[*n] = self.parents[*n]
                 .iter()
