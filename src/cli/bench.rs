@@ -123,8 +123,8 @@ impl Command {
             time: self.seconds,
             workers: self.workers.into(),
             slots: self.slots.into(),
-            // A chain has one step in flight, so with half as many chains as slots no step waits
-            // for a slot.
+            // A chain has one step in flight, so with half as many chains as slots a step seldom
+            // waits for one.
             in_flight: self
                 .in_flight
                 .unwrap_or(u64::from(self.workers) * u64::from(self.slots) / 2),

@@ -43,6 +43,7 @@ impl Peer {
 
     /// The kind of peer that sends this answer; `None` for no answer.
     pub fn of_answer(answer: &[u8]) -> Option<Self> {
+        // Only to find the words of HTTP and to show a line; binary answers are compared as bytes.
         let text = String::from_utf8_lossy(answer);
         Some(match answer {
             [] => return None,

@@ -42,8 +42,10 @@ pub async fn explain(error: CliError, url: &str) -> CliError {
 
 /// The host and the port of a URL, if it is the URL of a server.
 fn host_and_port(url: &str) -> Option<(String, u16)> {
+    // The parser of the client, so that both take the same part of the URL for the host.
     let endpoint = client::endpoint(url).ok()?;
     let uri = endpoint.uri();
+    // The resolver expects an address of IPv6 without its brackets.
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
     Some((host.to_owned(), uri.port_u16().unwrap_or(HTTP_PORT)))
 }

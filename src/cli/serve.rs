@@ -197,6 +197,7 @@ impl ServeArgs {
 
 /// Parses each value of an option that may be given several times; empty values are ignored.
 fn each<T: FromStr<Err = &'static str>>(flag: &str, texts: &[String]) -> Result<Vec<T>, CliError> {
+    // A variable of the environment that is set and empty counts as not set.
     let given = texts.iter().filter(|text| !text.is_empty());
     given
         .map(|text| {
@@ -215,6 +216,7 @@ fn seconds(
     text: &str,
     range: std::ops::RangeInclusive<f64>,
 ) -> Result<Duration, CliError> {
+    // NaN is in no range, and too large numbers are no duration.
     let valid = text
         .parse()
         .ok()
@@ -376,6 +378,7 @@ pub async fn serve(
     }
     match ran {
         Ok(()) => Ok(exit::OK),
+        // With the same hints as an error before the start.
         Err(ServerError::Store(error)) => Err(database_error(&error)),
         Err(error) => Err(CliError::new(exit::FAILURE, error.to_string())),
     }

@@ -76,6 +76,7 @@ impl Target {
     /// The selected tasks, with the author and the reason of the order.
     pub fn resolve(self) -> Selection {
         let (by, reason) = self.who.resolve();
+        // clap requires an id or a filter, so without an id there is a filter.
         match self.id {
             Some(id) => Selection::One(One {
                 task_id: id.to_string(),

@@ -48,6 +48,7 @@ pub fn elapsed(start: Option<Timestamp>, end: Option<Timestamp>) -> Option<Durat
 
 /// From `start` to `end`; zero when that is negative.
 pub fn since(start: Timestamp, end: Timestamp) -> Duration {
+    // `i64` holds nanoseconds until the year 2262 only, and a server may send any time.
     let nanos = |t: Timestamp| i128::from(t.seconds) * 1_000_000_000 + i128::from(t.nanos);
     let between = (nanos(end) - nanos(start)).max(0);
     Duration::from_nanos(u64::try_from(between).unwrap_or(u64::MAX))
@@ -66,6 +67,7 @@ pub fn time(t: Timestamp) -> String {
         nanos: 0,
     }
     .to_string();
+    // A message may have more nanoseconds than a second has.
     let millis = t.nanos.clamp(0, 999_999_999) / 1_000_000;
     format!("{}.{millis:03}Z", whole.trim_end_matches('Z'))
 }

@@ -68,6 +68,8 @@ impl Table {
                     line.push_str(&fit(cell, room, term.unicode));
                 } else {
                     line.push_str(cell);
+                    // By its width and not its length, as the escape sequences of a colour take no
+                    // columns.
                     line.extend(std::iter::repeat_n(' ', columns[i] - width(cell) + 2));
                 }
             }

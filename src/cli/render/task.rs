@@ -152,6 +152,7 @@ fn retry_in(step: &Step) -> String {
         .next_attempt_at
         .map(|at| human::since(human::now(), at))
     {
+        // The clocks of two machines differ: a time that is over here counts as due.
         Some(left) if !left.is_zero() => format!("retry in {}", human::duration(left)),
         _ => "retry is due".into(),
     }

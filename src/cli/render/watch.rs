@@ -120,6 +120,7 @@ impl Changes {
 
 fn task_line(task: &Task, column: usize, term: &Term) -> String {
     let state = human::paint_task_state(term, task.state());
+    // The newest of the times that the task records.
     let at = task.ended_at.or(task.started_at).or(task.submitted_at);
     line(at, "task", column, &state, &headline_note(task))
 }
@@ -135,6 +136,7 @@ fn step_line(step: &Step, column: usize, term: &Term) -> String {
 fn line(at: Option<Timestamp>, name: &str, column: usize, state: &str, note: &str) -> String {
     let pad = " ".repeat(column.saturating_sub(width(name)));
     let state_pad = " ".repeat(STATE_COLUMNS.saturating_sub(width(state)));
+    // A step that waits for a retry records no time for that; the update has just arrived.
     let at = human::time(at.unwrap_or_else(human::now));
     let line = format!("{at}  {name}{pad}  {state}{state_pad}  {note}");
     line.trim_end().to_owned()

@@ -65,6 +65,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
             .term
             .say(&format!("{unsent} of {count} files were not sent"));
     }
+    // The last error is that of the command, and its exit code; those before it are printed here.
     let last = failures.pop();
     failures.iter().for_each(|error| error.say(&session.term));
     last.map_or(Ok(exit::OK), Err)

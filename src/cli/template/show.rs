@@ -106,6 +106,7 @@ fn text(template: &Template, term: &Term) -> String {
     }
     out += &format!("\n\n{}", table.render(term));
     out += &overrides(template, term);
+    // Without a schema the text is empty, which is no JSON.
     if let Ok(schema) = serde_json::from_str::<Value>(&template.schema_json) {
         let schema = clean_json(format!("{schema:#}"));
         out += &format!(
@@ -130,6 +131,7 @@ fn heading(template: &Template, term: &Term) -> String {
     if !template.environment.is_empty() {
         out += &format!(" in environment {}", clean(&template.environment));
     }
+    // 0 stands for no limit.
     if let Some(timeout) = Duration::try_from_secs_f64(template.timeout_seconds)
         .ok()
         .filter(|time| !time.is_zero())

@@ -81,6 +81,7 @@ pub fn read_all(
     deny_warnings: bool,
     session: &Session,
 ) -> Result<Vec<(String, String)>, CliError> {
+    // Without an environment: the server resolves the templates in its own.
     let (mut checked, unreadable) = check(files, "")?;
     let mut found = Found::default();
     for (file, _, result) in &mut checked {
@@ -116,6 +117,7 @@ fn check(named: &[String], environment: &str) -> Result<(Vec<Read>, Vec<CliError
                 };
                 checked.push((file, String::new(), found));
             }
+            // An unreadable file is no problem of a template and has another exit code.
             Err(error) => unreadable.push(error),
         }
     }

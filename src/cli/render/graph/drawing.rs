@@ -49,6 +49,7 @@ impl Row {
             return paint(&self.cells, term).trim_end().to_owned();
         };
         let node = &nodes[index];
+        // The sign of the node takes the place of the lane's in its column.
         let split = (2 * column).min(self.cells.len());
         let mut left = self.cells[..split].to_vec();
         left.resize(2 * column, ' ');
@@ -56,6 +57,7 @@ impl Row {
         let mut line = paint(&left, term)
             + &term.paint(node.style, &node.sign.to_string())
             + &paint(right, term);
+        // All labels begin in the same column, two beyond the widest row.
         line.extend(std::iter::repeat_n(' ', columns - width(&line) + 2));
         line.push_str(&node.label);
         line
@@ -220,6 +222,7 @@ impl<'g> Drawing<'g> {
         ended: &[usize],
         first: usize,
     ) -> usize {
+        // The columns of the lanes that ended are free for the node.
         let column = self.leftmost_free(first);
         let (left, right) = (feeds[0].min(column), feeds[feeds.len() - 1]);
         row.horizontal(left, right);
@@ -274,6 +277,8 @@ impl<'g> Drawing<'g> {
                 row.horizontal(column, target);
                 row.put(target, '┤');
             }
+            // The line that leads to the node may come from the left, so the way to a lane there
+            // takes a row of its own.
             Some(target) => {
                 let mut back = self.lanes_only();
                 back.horizontal(target, column);
