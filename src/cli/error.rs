@@ -222,6 +222,7 @@ fn details(status: &Status) -> Vec<String> {
             .iter()
             .map(|(k, v)| format!(" {k}={v}"))
             .collect();
+        // A map has no order; sorted, equal errors read equally.
         metadata.sort();
         lines.push(format!(
             "reason: {}{}",

@@ -466,8 +466,8 @@ pub fn assignment(a: Assignment, traces: &Traces) -> proto::StepAssignment {
         retry_limit: i32::try_from(a.retry_limit).unwrap_or(i32::MAX),
         charged_attempts: a.charged.into(),
         context_json: a.task.context.clone(),
-        // Only an override changes a config. The plan has the texts of all others ready, since to
-        // serialize one for each assignment would cost more.
+        // Set for a step that an override or the planner has changed. The plan has the texts of all
+        // others ready, since to serialize one for each assignment would cost more.
         handler_config_json: a
             .handler_config
             .or_else(|| plan.handler_configs.get(position).cloned())

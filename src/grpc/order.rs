@@ -82,6 +82,7 @@ fn check_words(by: &str, reason: &str, min: usize) -> Result<(), Status> {
     } else {
         format!("{min} to")
     };
+    // Postgres cannot store NUL, which no other check of these texts refuses.
     let wrong: Vec<Violated> = [
         ("by", by, MAX_BY_BYTES),
         ("reason", reason, MAX_REASON_BYTES),

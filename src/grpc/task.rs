@@ -295,6 +295,7 @@ impl TaskService for Tasks {
         let r = request.into_inner();
         let order = match optional(r.step)? {
             Some(step) => {
+                // The steps below get the result as a document, and JSON has no empty one.
                 let result = if r.result_json.is_empty() {
                     "null".to_owned()
                 } else {
@@ -457,6 +458,7 @@ impl Tasks {
             };
             Some(plans.iter().filter(fits).map(|p| p.template_id).collect())
         };
+        // The list goes from new to old, so the position is an upper bound.
         let before = place
             .map(|bytes| {
                 uuid::Uuid::from_slice(&bytes).map_err(|_| {

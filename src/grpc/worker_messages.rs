@@ -45,6 +45,7 @@ pub fn register(
 ) -> Result<NewWorker, Status> {
     name("register.name", &r.name)?;
     optional_name("register.build_id", &r.build_id)?;
+    // The counts come first, so that the loops below are bounded.
     count("register.handlers", r.handlers.len(), 1, MAX_HANDLERS)?;
     count("register.namespaces", r.namespaces.len(), 0, MAX_NAMESPACES)?;
     count("register.labels", r.labels.len(), 0, MAX_LABELS)?;
@@ -61,6 +62,7 @@ pub fn register(
         );
         return Err(invalid("register.max_concurrent_steps", message));
     }
+    // A client that does not know the field sends 0.
     let limit = if r.max_assignment_bytes == 0 {
         DEFAULT_ASSIGNMENT_BYTES
     } else {
@@ -78,6 +80,7 @@ pub fn register(
     ] {
         for text in names {
             name(field, text)?;
+            // Templates may be older than the grammar, and their handlers must still find workers.
             names::check(text)
                 .or_else(|why| if is_stored(text) { Ok(()) } else { Err(why) })
                 .map_err(|why| invalid(field, format!("`{text:.80}`: {why}")))?;
@@ -96,6 +99,8 @@ pub fn register(
             )
         })?),
     };
+    // An id for each connection and not for each worker, so that messages of an earlier connection
+    // cannot be mistaken for those of this one.
     Ok(NewWorker {
         worker_id: Uuid::new_v4(),
         server_id,
@@ -161,6 +166,7 @@ fn success(json: String) -> Outcome {
 }
 
 fn failure(message: String, code: String, context: String) -> Failure {
+    // The failure counts even if its context cannot be stored; the note states why it is missing.
     let context = match context.as_str() {
         "" => None,
         text => Some(

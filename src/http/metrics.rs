@@ -366,6 +366,7 @@ impl Scrape {
             None,
             [(Vec::new(), standing)],
         )?;
+        // A series for each state, of which one is 1: a query needs no numbers for the states.
         let circuits = self.circuits.iter().flat_map(|(of, state)| {
             Admission::state_names().map(|name| {
                 let mut labels = labels(["namespace", "service"], of);

@@ -91,6 +91,7 @@ fn parameters(route: &Route) -> Vec<Value> {
             .filter(in_query)
             .map(|f| parameter(f, "query")),
     );
+    // The header is read for every rpc that has the field, see `Route::fill_from_header`.
     if fields.iter().any(|f| f.name() == "idempotency_key") {
         let about = "Another way to set `idempotency_key`.";
         let schema = json!({"type": "string"});

@@ -364,6 +364,8 @@ pub async fn list(
               ORDER BY w.name, w.connected_at, w.worker_id LIMIT $3",
         )
         .await?;
+    // The statement finds the position of `after` by its row, which an ended connection keeps for a
+    // day at least, so a page token stays valid meanwhile.
     let worker = |r: &Row| WorkerRow {
         worker_id: r.get(0),
         server_id: r.get(1),

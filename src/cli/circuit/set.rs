@@ -91,6 +91,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, CliError> {
         per_second: args.per_second,
         burst: args.burst,
     };
+    // The server would record an empty change, and raise the version of every service in the scope.
     if policy == Policy::default() && args.unset.is_empty() {
         return Err(
             CliError::new(exit::USAGE, "nothing to set").hint("see `tasker circuit set --help`")

@@ -94,6 +94,7 @@ pub fn label(step: &Step, term: &Term) -> String {
         StepState::Skipped => "skipped".into(),
         StepState::ResolvedManually => format!("resolved by {}", clean(&step.set_by)),
     };
+    // Complete steps are dimmed, so that the others stand out.
     let style = match step.state() {
         StepState::Complete => style::DIM,
         state => human::step_style(state),

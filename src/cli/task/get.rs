@@ -214,6 +214,7 @@ fn attempt_table(steps: &[Step], term: &Term) -> Table {
     let mut table = Table::new([
         "STEP", "ATTEMPT", "OUTCOME", "COUNTS", "STARTED", "DURATION", "WORKER", "ERROR",
     ]);
+    // A single attempt is in the table of steps already.
     let has_history =
         |s: &&Step| s.attempts.len() > 1 || s.attempts.iter().any(|a| a.late_result_at.is_some());
     for s in steps.iter().filter(has_history) {

@@ -131,6 +131,7 @@ fn request(args: Args) -> Result<SubmitTaskRequest, CliError> {
     } = args.template;
     let version = match (version, args.version) {
         (at, None) => at,
+        // The same version twice is no contradiction.
         (at, Some(option)) if at.is_empty() || at == option => option,
         (at, Some(option)) => {
             return Err(CliError::new(

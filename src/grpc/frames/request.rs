@@ -70,6 +70,7 @@ impl Frames {
                 bytes = &bytes[some..];
                 continue;
             }
+            // A header may arrive in pieces, so it is collected.
             began |= self.have == 0;
             let some = bytes.len().min(HEADER_BYTES - self.have);
             self.header[self.have..self.have + some].copy_from_slice(&bytes[..some]);

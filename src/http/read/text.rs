@@ -65,6 +65,7 @@ pub fn fits_a_query(field: &FieldDescriptor) -> bool {
 
 pub fn from_text(kind: &Kind, text: &str) -> Result<Value, String> {
     fn number<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, String> {
+        // By the parser of JSON, so that a query takes the same numbers as a body.
         serde_json::from_str(text).map_err(|_| format!("`{text:.80}` is not {what}"))
     }
     match kind {
@@ -94,6 +95,7 @@ pub fn from_text(kind: &Kind, text: &str) -> Result<Value, String> {
 
 fn well_known(of: &MessageDescriptor, text: &str) -> Result<Value, String> {
     let mut message = DynamicMessage::new(of.clone());
+    // `Timestamp` also parses times without a zone, hence the second check.
     let (filled, expected) = match of.name() {
         "Timestamp" => (
             Timestamp::from_str(text)

@@ -205,5 +205,6 @@ fn decoded(text: &str) -> Result<String, &'static str> {
     if bytes.contains(&0) {
         return Err("contains NUL");
     }
+    // Checked at the end, as a character may be encoded byte by byte.
     String::from_utf8(bytes).map_err(|_| "is not UTF-8")
 }
