@@ -109,8 +109,8 @@ impl Tasks {
             Some(fits.map(|p| p.template_id).collect())
         };
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
-        // Only tasks that the order can change are selected, so the total is what it can reach
-        // at most.
+        // Only tasks that the order can change are selected, so the total is the most that it
+        // can reach.
         let (states, paused): (&[TaskState], Option<bool>) = match order {
             Order::Retry { .. } | Order::ResolveTask => (&[TaskState::Error], None),
             Order::Pause => (&[TaskState::Pending, TaskState::InProgress], Some(false)),
