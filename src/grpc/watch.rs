@@ -4,7 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream};
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{convert, error, fit};
 use crate::{
@@ -137,7 +137,13 @@ impl Watch {
         tasks::get(&self.engine.context.db, task_id, false, Part::default())
             .await
             .map_err(|e| error::store(&e))?
-            .ok_or_else(|| Status::not_found("the task has been removed"))
+            .ok_or_else(|| {
+                error::status(
+                    Code::NotFound,
+                    "TASK_NOT_FOUND",
+                    "the task has been removed",
+                )
+            })
     }
 
     async fn response(&self, view: TaskView) -> Result<WatchTaskResponse, Status> {

@@ -393,4 +393,5 @@ async fn order_to_a_circuit_is_an_event_of_its_service() {
     );
     assert_eq!((event.task_id.as_str(), event.step.as_str()), ("", ""));
     assert!(event.detail.contains("deploy"), "{event:?}");
+    assert_eq!(event.actor, "ann");
 }

@@ -83,8 +83,8 @@ const CHANGE_STATE: &str = "
     h AS (
         INSERT INTO circuit_changes (service_id, at, type, until, calls, failures, actor, detail)
         SELECT $1, since, $6::text::event_type, until, $7, $8, $9, $10 FROM s)
-    INSERT INTO events (at, type, service_id, detail, next_attempt_at)
-    SELECT since, $6::text::event_type, $1, $10, until FROM s";
+    INSERT INTO events (at, type, service_id, actor, detail, next_attempt_at)
+    SELECT since, $6::text::event_type, $1, $9, $10, until FROM s";
 
 /// The condition and the expression match the index `services_lapse`, and the subquery evaluates
 /// the clock once instead of once per row.
@@ -117,8 +117,8 @@ const ORDER: &str = "
     h AS (
         INSERT INTO circuit_changes (service_id, at, type, until, actor, detail)
         SELECT $1, now, $6::text::event_type, forced_until, $7, $8 FROM s)
-    INSERT INTO events (at, type, service_id, detail, next_attempt_at)
-    SELECT now, $6::text::event_type, $1, $8, forced_until FROM s";
+    INSERT INTO events (at, type, service_id, actor, detail, next_attempt_at)
+    SELECT now, $6::text::event_type, $1, $7, $8, forced_until FROM s";
 
 impl<'a> CircuitTransaction<'a> {
     pub async fn begin(db: &Db, client: &'a mut DeadlineClient) -> Result<Self, StoreError> {

@@ -60,8 +60,8 @@ pub async fn set_policy(
                 w AS (DELETE FROM service_health WHERE service_id = ANY($1::int4[])),
                 h AS (INSERT INTO circuit_changes (service_id, at, type, actor, detail)
                       SELECT service_id, now(), 'circuit.policy_changed', $2, $3 FROM s)
-                INSERT INTO events (at, type, service_id, detail)
-                SELECT now(), 'circuit.policy_changed', service_id, $3 FROM s";
+                INSERT INTO events (at, type, service_id, actor, detail)
+                SELECT now(), 'circuit.policy_changed', service_id, $2, $3 FROM s";
     let detail = format!("{json}: {}", actor.reason);
     tx.execute(bump, &[&ids, &actor.by, &detail]).await?;
     circuits.commit(Some(wake)).await?;

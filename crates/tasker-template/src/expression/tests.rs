@@ -248,6 +248,14 @@ fn expressions_over_the_same_values_share_the_bound() {
     );
 }
 
+#[test]
+fn elements_of_a_list_after_in_are_checked_once() {
+    // A second check of each element would count the macro 2^10 times.
+    let inner = "[1].exists(x, x == 1)".to_owned();
+    let nested = (0..10).fold(inner, |inner, _| format!("(true in [{inner}])"));
+    assert!(condition(&nested).is_ok());
+}
+
 /// Evaluates the deepest expressions on a stack of a server thread's size.
 #[test]
 fn deepest_expression_fits_on_the_stack() {

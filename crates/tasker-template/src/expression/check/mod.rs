@@ -6,7 +6,7 @@ mod operators;
 
 use std::collections::BTreeMap;
 
-use cel::common::ast::{Expr, IdedExpr, LiteralValue, MapExpr, SelectExpr};
+use cel::common::ast::{Expr, IdedExpr, ListExpr, LiteralValue, MapExpr, SelectExpr};
 use serde_json::Value;
 
 use super::macros::{Gives, Macro};
@@ -41,6 +41,12 @@ pub(super) fn check(expr: &IdedExpr, scope: &Scope<'_>) -> Found {
     .expr(expr)
 }
 
+/// The type of a list with elements of these types.
+fn list_of(items: Vec<Type>) -> Type {
+    let item = items.into_iter().reduce(|a, b| a.either(&b));
+    Type::list(item.unwrap_or(Type::ANY))
+}
+
 struct Checker<'s, 'e> {
     scope: &'s Scope<'s>,
     /// The variables of the enclosing macros, the innermost last.
@@ -54,7 +60,7 @@ impl<'e> Checker<'_, 'e> {
     fn expr(&mut self, expr: &'e IdedExpr) -> Found {
         // The estimator and the evaluator recurse in the same way, so this bound protects their
         // stacks, too.
-        if self.depth == MAX_EXPRESSION_DEPTH {
+        if self.depth >= MAX_EXPRESSION_DEPTH {
             return fault(
                 expr.id,
                 format!("nested deeper than {MAX_EXPRESSION_DEPTH} levels"),
@@ -66,19 +72,7 @@ impl<'e> Checker<'_, 'e> {
             Expr::Ident(name) => self.name(expr.id, name),
             Expr::Select(select) => self.select(expr.id, select),
             Expr::Call(call) => self.call(expr.id, call),
-            Expr::List(list) => {
-                let items = list
-                    .elements
-                    .iter()
-                    .map(|item| self.expr(item))
-                    .collect::<Result<Vec<_>, _>>()?;
-                Ok(Type::list(
-                    items
-                        .into_iter()
-                        .reduce(|a, b| a.either(&b))
-                        .unwrap_or(Type::ANY),
-                ))
-            }
+            Expr::List(list) => Ok(list_of(self.items(list)?)),
             Expr::Map(map) => self.map(map),
             Expr::Comprehension(made) => match Macro::of(made) {
                 Some(found) => self.macro_call(expr.id, &found),
@@ -97,6 +91,11 @@ impl<'e> Checker<'_, 'e> {
         // check.
         self.depth -= 1;
         found
+    }
+
+    /// The types of the elements of a literal list.
+    fn items(&mut self, list: &'e ListExpr) -> Result<Vec<Type>, Fault> {
+        list.elements.iter().map(|item| self.expr(item)).collect()
     }
 
     fn literal(&self, id: u64, literal: &LiteralValue) -> Found {

@@ -2,7 +2,7 @@
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
-use super::{Checker, Fault, Found, fault};
+use super::{Checker, Fault, Found, fault, list_of};
 use crate::expression::types::{Kinds, Type};
 
 impl<'e> Checker<'_, 'e> {
@@ -74,15 +74,21 @@ impl<'e> Checker<'_, 'e> {
 
     fn contained(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Found {
         let left = self.expr(a)?;
-        // The elements of a literal list are compared one by one, so that the message has the place
-        // of the one that never matches.
-        if let Expr::List(list) = &b.expr {
-            for item in &list.elements {
-                let item_type = self.expr(item)?;
-                comparable(item.id, &left, &item_type)?;
+        let right = match &b.expr {
+            Expr::List(list) => {
+                // The elements are compared one by one, so that the message has the place of the
+                // one that never matches. They are checked only here: a second check by `expr(b)`
+                // would double the work at each level of nested lists. The list counts as a level.
+                self.depth += 1;
+                let items = self.items(list)?;
+                self.depth -= 1;
+                for (item, found) in list.elements.iter().zip(&items) {
+                    comparable(item.id, &left, found)?;
+                }
+                list_of(items)
             }
-        }
-        let right = self.expr(b)?;
+            _ => self.expr(b)?,
+        };
         let never = |why: String| fault(id, format!("`in` is never true here: {why}"));
         match (right.kinds.has(Kinds::LIST), right.kinds.has(Kinds::MAP)) {
             (false, false) => fault(
