@@ -37,7 +37,9 @@ impl Crate {
         let mut paths = BTreeSet::new();
         let mut names = BTreeMap::new();
         for (at, token) in tokens.iter().enumerate() {
-            if token.text == "use" {
+            // `use<…>` in a type lists captured parameters and imports nothing.
+            let captures = tokens.get(at + 1).is_some_and(|next| next.text == "<");
+            if token.text == "use" && !captures {
                 let mut tree = Vec::new();
                 use_tree(&tokens[at + 1..], &[], &mut tree);
                 for (path, name) in tree {
