@@ -79,16 +79,16 @@ async fn peer_that_is_not_tasker_is_identified_with_a_hint() {
         (
             HTTP,
             "supports HTTP/1 only, so it is not a Tasker server: it answers `HTTP/1.1 400 Bad Request`",
-            "pass HTTP/2 on",
+            "forward HTTP/2",
         ),
         (
             b"\x15\x03\x01\0\x02\x02\x46",
-            "expects TLS, which this client does not speak",
+            "expects TLS, which this client does not support",
             "plain port",
         ),
         (
             HTTPS,
-            "expects TLS, which this client does not speak",
+            "expects TLS, which this client does not support",
             "plain port",
         ),
         (

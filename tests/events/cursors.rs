@@ -269,7 +269,7 @@ async fn invalid_subscription_is_refused_with_the_reason() {
                 start_from: 9,
                 ..Default::default()
             },
-            "start_from: 9 is not a place",
+            "start_from: 9 is not a start",
         ),
         (types(vec![0]), "types: 0 is not a type"),
         (types(vec![99]), "types: 99 is not a type"),

@@ -191,7 +191,7 @@ async fn other_encodings_are_refused_by_name() {
             headers["grpc-message"]
                 .to_str()
                 .unwrap()
-                .contains("expected%20grpc-encoding%20gzip"),
+                .contains("expected%20gzip%20or%20identity"),
             "{headers:?}"
         );
     }
