@@ -190,7 +190,7 @@ async fn reflection_lists_every_service() {
         "rpc Work ( stream .tasker.v1.WorkRequest ) returns ( stream .tasker.v1.WorkResponse );"
     ));
     assert!(
-        described.contains("A result is committed when its `ack` arrives"),
+        described.contains("The server sends the `ack` of a result after its commit"),
         "the comments are there: {described}"
     );
     let described = text(&bench, &["describe", "tasker.v1.StepResult"]).await;
