@@ -177,6 +177,22 @@ async fn circuit_opens_once_for_all_servers_and_closes_after_recovery() {
     drop(two);
 }
 
+/// The time for 2,000 tasks of the service `up`, from their submit to their end.
+async fn time_of_a_wave(client: &mut tasker_worker::client::Client, db: &Session) -> Duration {
+    let started = Instant::now();
+    submit_many(client, "t/up", 2_000).await;
+    eventually("the others complete", || async {
+        let left: i64 = db
+            .query_one("SELECT count(*) FROM tasks t JOIN templates USING (template_id) WHERE task_name = 'up' AND ended_at IS NULL", &[])
+            .await
+            .unwrap()
+            .get(0);
+        (left == 0).then_some(())
+    })
+    .await;
+    started.elapsed()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn backlog_of_an_open_circuit_does_not_slow_other_services() {
     let test = TestDb::new().await;
@@ -200,31 +216,16 @@ async fn backlog_of_an_open_circuit_does_not_slow_other_services() {
         down.worker(&[&server.url], "down", 16),
         up.worker(&[&server.url], "up", 16),
     ];
-    // The time for 2,000 tasks of the other service, from their submit to their end.
-    let rate = async |client: &mut tasker_worker::client::Client| {
-        let started = Instant::now();
-        submit_many(client, "t/up", 2_000).await;
-        eventually("the others complete", || async {
-            let left: i64 = db
-                .query_one("SELECT count(*) FROM tasks t JOIN templates USING (template_id) WHERE task_name = 'up' AND ended_at IS NULL", &[])
-                .await
-                .unwrap()
-                .get(0);
-            (left == 0).then_some(())
-        })
-        .await;
-        started.elapsed()
-    };
-    let _warm = rate(&mut client).await;
+    let _warm = time_of_a_wave(&mut client, &db).await;
     client.circuits.force_circuit(order).await.unwrap();
     let mut without: Vec<Duration> = Vec::new();
     for _ in 0..3 {
-        without.push(rate(&mut client).await);
+        without.push(time_of_a_wave(&mut client, &db).await);
     }
     submit_many(&mut client, "t/down", 10_000).await;
     let mut with: Vec<Duration> = Vec::new();
     for _ in 0..3 {
-        with.push(rate(&mut client).await);
+        with.push(time_of_a_wave(&mut client, &db).await);
     }
     let (without, with) = (without.iter().min().unwrap(), with.iter().min().unwrap());
     println!("others: {without:?} without, {with:?} with 10,000 steps behind an open circuit");

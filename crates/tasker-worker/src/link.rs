@@ -280,7 +280,7 @@ impl Link {
                     .cancel(&cancel.lease_token, cancel.reason().into());
             }
             Some(Message::Draining(_)) => {
-                info!("the server drains; the worker reconnects when the stream ends")
+                info!("the server drains; the worker reconnects when the stream ends");
             }
             Some(Message::Registered(_)) => warn!("the server registered the worker twice"),
             None => debug!("unknown message of a newer server; ignored"),

@@ -164,10 +164,10 @@ pub fn reasons(step: &StepFacts, now: SystemTime) -> Vec<Reason> {
                 .collect();
             match (step.state, step.next_attempt_at) {
                 (StepState::Ready, Some(at)) if !step.due => {
-                    reasons.push(causes::not_before(at, now))
+                    reasons.push(causes::not_before(at, now));
                 }
                 (StepState::WaitingForRetry, _) if !step.due => {
-                    reasons.push(causes::backoff(step, now))
+                    reasons.push(causes::backoff(step, now));
                 }
                 _ => {}
             }

@@ -32,7 +32,7 @@ pub async fn report(db: &Db, reports: &[CallReport], wake: &str) -> Result<bool,
                 changed = true;
             }
             CircuitVerdict::ProbesPassed(probes) => {
-                tx.count_probes(service.service_id, probes).await?
+                tx.count_probes(service.service_id, probes).await?;
             }
             CircuitVerdict::Unchanged => {}
         }
