@@ -5,7 +5,7 @@
 //! Neither a schema's validator nor an expression's evaluation can be interrupted. Their cost is
 //! bounded before they begin (`domain`). For what that bound misses, an evaluation that runs longer
 //! than [`MAX_JUDGING_TIME`] is abandoned: its input ends, and its thread is replaced while no more
-//! than [`MAX_ABANDONED`] are abandoned. Turns rotate between the namespaces, so a namespace with
+//! than `MAX_ABANDONED` are abandoned. Turns rotate between the namespaces, so a namespace with
 //! long evaluations delays only itself.
 
 #[cfg(test)]
