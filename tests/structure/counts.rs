@@ -21,7 +21,6 @@ const MAX_CLOSURES: f64 = 5.5;
 const LONG: &[&str] = &[
     "src/engine/batch/intake.rs",
     "src/engine/batch/settle.rs",
-    "src/grpc/convert.rs",
     "src/grpc/task.rs",
 ];
 
