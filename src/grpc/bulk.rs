@@ -8,10 +8,8 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{
-    convert, error,
-    order::{actor, inquirer},
-    task::Tasks,
-    template::version,
+    actor::{actor, inquirer},
+    convert, error, find,
 };
 use crate::{
     domain::{
@@ -35,99 +33,87 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The stream of progress to the caller.
 pub type OrderStream = ReceiverStream<Result<proto::OrderTasksResponse, Status>>;
 
-impl Tasks {
-    pub(super) async fn bulk(&self, r: proto::OrderTasksRequest) -> Result<OrderStream, Status> {
-        let words = if r.dry_run { inquirer } else { actor };
-        let Actor { by, reason } = words(r.by.clone(), r.reason.clone())?;
-        let order = order(&r)?;
-        let filter = self
-            .bulk_filter(r.filter.unwrap_or_default(), &order)
-            .await?;
-        let total = bulk::count(&self.0.context.db, &filter)
-            .await
-            .map_err(|e| error::store(&e))?;
-        let told = proto::OrderTasksResponse {
-            total,
-            done: r.dry_run,
-            ..Default::default()
+/// Starts a bulk order; the stream reports its progress.
+pub async fn give(engine: &Engine, r: proto::OrderTasksRequest) -> Result<OrderStream, Status> {
+    let words = if r.dry_run { inquirer } else { actor };
+    let Actor { by, reason } = words(r.by.clone(), r.reason.clone())?;
+    let order = order(&r)?;
+    let filter = filter(engine, r.filter.unwrap_or_default(), &order).await?;
+    let total = bulk::count(&engine.context.db, &filter)
+        .await
+        .map_err(|e| error::store(&e))?;
+    let told = proto::OrderTasksResponse {
+        total,
+        done: r.dry_run,
+        ..Default::default()
+    };
+    // A small buffer: the walk stops while the caller does not read.
+    let (sender, stream) = mpsc::channel(4);
+    let _ = sender.send(Ok(told.clone())).await;
+    if !r.dry_run {
+        let bulk = Bulk {
+            engine: engine.clone(),
+            filter,
+            order,
+            by,
+            reason,
+            told,
         };
-        // A small buffer: the walk stops while the caller does not read.
-        let (sender, stream) = mpsc::channel(4);
-        let _ = sender.send(Ok(told.clone())).await;
-        if !r.dry_run {
-            let bulk = Bulk {
-                engine: self.0.clone(),
-                filter,
-                order,
-                by,
-                reason,
-                told,
-            };
-            // The call returns with the stream while the walk goes on; the drop of the stream ends
-            // it.
-            tokio::spawn(bulk.run(sender));
-        }
-        Ok(ReceiverStream::new(stream))
+        // The call returns with the stream while the walk goes on; the drop of the stream ends it.
+        tokio::spawn(bulk.run(sender));
     }
+    Ok(ReceiverStream::new(stream))
+}
 
-    async fn bulk_filter(&self, f: proto::TaskFilter, order: &Order) -> Result<BulkFilter, Status> {
-        if f == proto::TaskFilter::default() {
-            return Err(error::invalid(
-                "filter",
-                "empty: expected at least one field, so that no order reaches all tasks by mistake",
-            ));
-        }
-        for (field, text) in [
-            ("namespace", &f.namespace),
-            ("task_name", &f.task_name),
-            ("correlation_id", &f.correlation_id),
-        ] {
-            convert::name(field, text)?;
-        }
-        if f.error_code.len() > MAX_ERROR_CODE_BYTES {
-            return Err(error::invalid(
-                "error_code",
-                format!("expected at most {MAX_ERROR_CODE_BYTES} bytes"),
-            ));
-        }
-        let wanted = version(&f.version)?;
-        // `None` selects every template; names that match none give an empty list, which selects no
-        // task.
-        let templates = if f.namespace.is_empty() && f.task_name.is_empty() && wanted.is_none() {
-            None
-        } else {
-            self.0
-                .context
-                .templates
-                .refresh()
-                .await
-                .map_err(|e| error::store(&e))?;
-            let plans = self.0.context.templates.list(&f.namespace, &f.task_name);
-            let fits = plans
-                .iter()
-                .filter(|p| wanted.as_ref().is_none_or(|v| *v == p.template.version));
-            Some(fits.map(|p| p.template_id).collect())
-        };
-        let text = |text: String| Some(text).filter(|text| !text.is_empty());
-        // Only tasks that the order can change are selected, so the total is the most that it
-        // can reach.
-        let (states, paused): (&[TaskState], Option<bool>) = match order {
-            Order::Retry { .. } | Order::ResolveTask => (&[TaskState::Error], None),
-            Order::Pause => (&[TaskState::Pending, TaskState::InProgress], Some(false)),
-            Order::Resume => (&[TaskState::Pending, TaskState::InProgress], Some(true)),
-            _ => (&[TaskState::Pending, TaskState::InProgress], None),
-        };
-        Ok(BulkFilter {
-            templates,
-            states: states.to_vec(),
-            paused,
-            correlation_id: text(f.correlation_id),
-            error_code: text(f.error_code),
-            failed_after: convert::time("failed_after", f.failed_after)?,
-            submitted_after: convert::time("submitted_after", f.submitted_after)?,
-            submitted_before: convert::time("submitted_before", f.submitted_before)?,
-        })
+async fn filter(
+    engine: &Engine,
+    f: proto::TaskFilter,
+    order: &Order,
+) -> Result<BulkFilter, Status> {
+    if f == proto::TaskFilter::default() {
+        return Err(error::invalid(
+            "filter",
+            "empty: expected at least one field, so that no order reaches all tasks by mistake",
+        ));
     }
+    for (field, text) in [
+        ("namespace", &f.namespace),
+        ("task_name", &f.task_name),
+        ("correlation_id", &f.correlation_id),
+    ] {
+        convert::name(field, text)?;
+    }
+    if f.error_code.len() > MAX_ERROR_CODE_BYTES {
+        return Err(error::invalid(
+            "error_code",
+            format!("expected at most {MAX_ERROR_CODE_BYTES} bytes"),
+        ));
+    }
+    let version = convert::version(&f.version)?;
+    let templates =
+        find::template_ids(engine, &f.namespace, &f.task_name, version.as_ref()).await?;
+    // Only tasks that the order can change are selected, so the total is the most that it can
+    // reach.
+    let (states, paused): (&[TaskState], Option<bool>) = match order {
+        Order::Retry { .. } | Order::ResolveTask => (&[TaskState::Error], None),
+        Order::Pause => (&[TaskState::Pending, TaskState::InProgress], Some(false)),
+        Order::Resume => (&[TaskState::Pending, TaskState::InProgress], Some(true)),
+        _ => (&[TaskState::Pending, TaskState::InProgress], None),
+    };
+    Ok(BulkFilter {
+        templates,
+        states: states.to_vec(),
+        paused,
+        correlation_id: non_empty(f.correlation_id),
+        error_code: non_empty(f.error_code),
+        failed_after: convert::time("failed_after", f.failed_after)?,
+        submitted_after: convert::time("submitted_after", f.submitted_after)?,
+        submitted_before: convert::time("submitted_before", f.submitted_before)?,
+    })
+}
+
+fn non_empty(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 fn order(r: &proto::OrderTasksRequest) -> Result<Order, Status> {

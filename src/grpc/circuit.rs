@@ -5,10 +5,9 @@ use std::time::Duration;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
+    actor::actor,
     convert::{self, duration, timestamp},
-    error,
-    order::actor,
-    page,
+    error, page,
 };
 use crate::{
     domain::{

@@ -53,6 +53,18 @@ pub fn name(field: &str, text: &str) -> Result<(), Violated> {
     Ok(())
 }
 
+/// A version of a request; `None` for the newest.
+pub fn version(text: &str) -> Result<Option<semver::Version>, Violated> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    name("version", text)?;
+    text.parse().map(Some).map_err(|e| Violated {
+        field: "version".to_owned(),
+        message: format!("`{text:.80}` is not a semantic version such as 1.2.0: {e}"),
+    })
+}
+
 pub fn timestamp(at: SystemTime) -> prost_types::Timestamp {
     at.into()
 }

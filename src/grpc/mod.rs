@@ -1,6 +1,7 @@
 //! The gRPC surface: one file per service, each rpc no more than convert → call → convert, and one
 //! module that makes statuses from errors.
 
+mod actor;
 pub mod analytics;
 mod bulk;
 pub mod circuit;
@@ -10,6 +11,7 @@ pub mod error;
 pub mod event;
 mod explain;
 pub mod fallback;
+mod find;
 mod fit;
 pub mod frames;
 pub mod gzip;
@@ -17,6 +19,7 @@ mod order;
 pub mod page;
 mod pause;
 pub mod room;
+mod submission;
 pub mod task;
 pub mod template;
 pub mod watch;

@@ -1,13 +1,13 @@
 //! `tasker.v1.TaskService`.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use tasker_template::{DEFAULT_NAMESPACE, json_text};
+use tasker_template::json_text;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    bulk, convert, error, fit, page,
-    template::version,
+    bulk, convert, error, find, fit, order, page, pause,
+    submission::{self, submission},
     watch::{self, WatchStream},
 };
 use crate::{
@@ -18,19 +18,17 @@ use crate::{
     },
     engine::{
         Engine,
-        submission::request::{Submission, Submitted, Violated},
+        submission::request::{Submission, Submitted},
     },
     proto::{self, task_service_server::TaskService},
     store::{
         explain,
-        task::{self as tasks, Part, TaskFilter, TaskView},
+        task::{self as tasks, Part, TaskFilter},
     },
 };
 
 /// Bound on the states of one filter; a state may occur more than once.
 const MAX_STATES: usize = 100;
-/// Bound on the distance of `not_before`: a year.
-const MAX_NOT_BEFORE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The service over an engine.
 pub struct Tasks(pub Engine);
@@ -42,12 +40,12 @@ impl TaskService for Tasks {
         request: Request<proto::SubmitTaskRequest>,
     ) -> Result<Response<proto::SubmitTaskResponse>, Status> {
         // Before `into_inner`, which drops the metadata.
-        let traceparent = traceparent(request.metadata());
+        let traceparent = submission::traceparent(request.metadata());
         let submission = submission(request.into_inner(), traceparent)?;
         let mut submitted = self.submit(vec![submission], false).await?;
         submitted
             .pop()
-            .map(|s| Response::new(submit_response(s)))
+            .map(|s| Response::new(submission::response(s)))
             .ok_or_else(error::internal)
     }
 
@@ -55,7 +53,7 @@ impl TaskService for Tasks {
         &self,
         request: Request<proto::SubmitTasksRequest>,
     ) -> Result<Response<proto::SubmitTasksResponse>, Status> {
-        let traceparent = traceparent(request.metadata());
+        let traceparent = submission::traceparent(request.metadata());
         let tasks = request.into_inner().tasks;
         if tasks.is_empty() || tasks.len() > MAX_TASKS_PER_SUBMIT {
             return Err(error::invalid(
@@ -83,7 +81,7 @@ impl TaskService for Tasks {
             .submit(submissions, true)
             .await?
             .into_iter()
-            .map(submit_response)
+            .map(submission::response)
             .collect();
         Ok(Response::new(proto::SubmitTasksResponse { tasks }))
     }
@@ -92,14 +90,9 @@ impl TaskService for Tasks {
         &self,
         request: Request<proto::GetTaskRequest>,
     ) -> Result<Response<proto::GetTaskResponse>, Status> {
-        let view = self.view(&request.into_inner().task_id, true).await?;
-        let plan = self
-            .0
-            .context
-            .templates
-            .plan(view.task.template_id)
-            .await
-            .map_err(|e| error::store(&e))?;
+        let task_id = convert::task_id(&request.into_inner().task_id)?;
+        let view = find::task(&self.0, task_id, true).await?;
+        let plan = find::plan(&self.0, view.task.template_id).await?;
         let (task, mut steps) = convert::view(view, &plan, true);
         let dependencies = convert::dependencies(&plan);
         fit::fit(&task, &mut steps, fit::bytes(&dependencies));
@@ -147,13 +140,7 @@ impl TaskService for Tasks {
         let ids: Vec<uuid::Uuid> = found.iter().map(|task| task.task_id).collect();
         let mut tasks = Vec::with_capacity(found.len());
         for task in found {
-            let plan = self
-                .0
-                .context
-                .templates
-                .plan(task.template_id)
-                .await
-                .map_err(|e| error::store(&e))?;
+            let plan = find::plan(&self.0, task.template_id).await?;
             tasks.push(convert::task(task, &plan));
         }
         tasks.truncate(page::fitting(&tasks));
@@ -185,14 +172,8 @@ impl TaskService for Tasks {
         let template_id = tasks::template_of(&self.0.context.db, task_id)
             .await
             .map_err(|e| error::store(&e))?;
-        let template_id = template_id.ok_or_else(|| not_found(task_id))?;
-        let plan = self
-            .0
-            .context
-            .templates
-            .plan(template_id)
-            .await
-            .map_err(|e| error::store(&e))?;
+        let template_id = template_id.ok_or_else(|| find::no_task(task_id))?;
+        let plan = find::plan(&self.0, template_id).await?;
         let position = plan
             .template
             .steps
@@ -209,7 +190,8 @@ impl TaskService for Tasks {
             .await
             .map_err(|e| error::store(&e))?;
         // Retention may have removed the task since the first read.
-        let (task, mut steps) = convert::view(view.ok_or_else(|| not_found(task_id))?, &plan, true);
+        let (task, mut steps) =
+            convert::view(view.ok_or_else(|| find::no_task(task_id))?, &plan, true);
         fit::fit(&task, &mut steps, 0);
         let step = steps.pop().ok_or_else(no_step)?;
         if part
@@ -239,11 +221,11 @@ impl TaskService for Tasks {
                 Code::ResourceExhausted,
                 "TOO_MANY_WATCHERS",
                 message,
-                std::time::Duration::from_secs(5),
+                Duration::from_secs(5),
             )
         })?;
         // Subscribed first, so no notification between this read and the next one is missed.
-        let view = self.view(&r.task_id, false).await?;
+        let view = find::task(&self.0, task_id, false).await?;
         Ok(Response::new(watch::stream(
             self.0.clone(),
             watcher,
@@ -266,9 +248,7 @@ impl TaskService for Tasks {
         request: Request<proto::CancelTaskRequest>,
     ) -> Result<Response<proto::CancelTaskResponse>, Status> {
         let r = request.into_inner();
-        let task = self
-            .order(&r.task_id, Order::Cancel, r.by, r.reason)
-            .await?;
+        let task = order::give(&self.0, &r.task_id, Order::Cancel, r.by, r.reason).await?;
         Ok(Response::new(proto::CancelTaskResponse {
             task: Some(task),
         }))
@@ -284,7 +264,7 @@ impl TaskService for Tasks {
             step,
             fresh: r.fresh_attempts,
         };
-        let task = self.order(&r.task_id, order, r.by, r.reason).await?;
+        let task = order::give(&self.0, &r.task_id, order, r.by, r.reason).await?;
         Ok(Response::new(proto::RetryTaskResponse { task: Some(task) }))
     }
 
@@ -313,7 +293,7 @@ impl TaskService for Tasks {
             }
             None => Order::ResolveTask,
         };
-        let task = self.order(&r.task_id, order, r.by, r.reason).await?;
+        let task = order::give(&self.0, &r.task_id, order, r.by, r.reason).await?;
         Ok(Response::new(proto::ResolveTaskResponse {
             task: Some(task),
         }))
@@ -326,9 +306,7 @@ impl TaskService for Tasks {
         let r = request.into_inner();
         let step = optional(r.step)?
             .ok_or_else(|| error::invalid("step", "empty: expected the name of a step"))?;
-        let task = self
-            .order(&r.task_id, Order::Skip { step }, r.by, r.reason)
-            .await?;
+        let task = order::give(&self.0, &r.task_id, Order::Skip { step }, r.by, r.reason).await?;
         Ok(Response::new(proto::SkipStepResponse { task: Some(task) }))
     }
 
@@ -337,7 +315,7 @@ impl TaskService for Tasks {
         request: Request<proto::PauseTaskRequest>,
     ) -> Result<Response<proto::PauseTaskResponse>, Status> {
         let r = request.into_inner();
-        let task = self.order(&r.task_id, Order::Pause, r.by, r.reason).await?;
+        let task = order::give(&self.0, &r.task_id, Order::Pause, r.by, r.reason).await?;
         Ok(Response::new(proto::PauseTaskResponse { task: Some(task) }))
     }
 
@@ -346,9 +324,7 @@ impl TaskService for Tasks {
         request: Request<proto::ResumeTaskRequest>,
     ) -> Result<Response<proto::ResumeTaskResponse>, Status> {
         let r = request.into_inner();
-        let task = self
-            .order(&r.task_id, Order::Resume, r.by, r.reason)
-            .await?;
+        let task = order::give(&self.0, &r.task_id, Order::Resume, r.by, r.reason).await?;
         Ok(Response::new(proto::ResumeTaskResponse {
             task: Some(task),
         }))
@@ -360,14 +336,16 @@ impl TaskService for Tasks {
         &self,
         request: Request<proto::OrderTasksRequest>,
     ) -> Result<Response<Self::OrderTasksStream>, Status> {
-        Ok(Response::new(self.bulk(request.into_inner()).await?))
+        Ok(Response::new(
+            bulk::give(&self.0, request.into_inner()).await?,
+        ))
     }
 
     async fn pause_template(
         &self,
         request: Request<proto::PauseTemplateRequest>,
     ) -> Result<Response<proto::PauseTemplateResponse>, Status> {
-        let pause = self.pause(request.into_inner()).await?;
+        let pause = pause::pause(&self.0, request.into_inner()).await?;
         Ok(Response::new(proto::PauseTemplateResponse {
             pause: Some(pause),
         }))
@@ -377,7 +355,7 @@ impl TaskService for Tasks {
         &self,
         request: Request<proto::ResumeTemplateRequest>,
     ) -> Result<Response<proto::ResumeTemplateResponse>, Status> {
-        let was_paused = self.lift(request.into_inner()).await?;
+        let was_paused = pause::lift(&self.0, request.into_inner()).await?;
         Ok(Response::new(proto::ResumeTemplateResponse { was_paused }))
     }
 
@@ -385,7 +363,9 @@ impl TaskService for Tasks {
         &self,
         request: Request<proto::ListPausesRequest>,
     ) -> Result<Response<proto::ListPausesResponse>, Status> {
-        self.pauses(request.into_inner()).await.map(Response::new)
+        pause::list(&self.0, request.into_inner())
+            .await
+            .map(Response::new)
     }
 }
 
@@ -412,14 +392,8 @@ impl Tasks {
         let found = explain::task(&self.0.context.db, task_id)
             .await
             .map_err(|e| error::store(&e))?;
-        let found = found.ok_or_else(|| not_found(task_id))?;
-        let plan = self
-            .0
-            .context
-            .templates
-            .plan(found.template_id)
-            .await
-            .map_err(|e| error::store(&e))?;
+        let found = found.ok_or_else(|| find::no_task(task_id))?;
+        let plan = find::plan(&self.0, found.template_id).await?;
         Ok(super::explain::response(
             task_id,
             found,
@@ -428,36 +402,15 @@ impl Tasks {
         ))
     }
 
-    pub(super) async fn view(&self, id: &str, with_attempts: bool) -> Result<TaskView, Status> {
-        let task_id = convert::task_id(id)?;
-        tasks::get(&self.0.context.db, task_id, with_attempts, Part::default())
-            .await
-            .map_err(|e| error::store(&e))?
-            .ok_or_else(|| not_found(task_id))
-    }
-
     async fn filter(
         &self,
         r: &proto::ListTasksRequest,
         place: Option<Vec<u8>>,
         size: usize,
     ) -> Result<TaskFilter, Status> {
-        let wanted = version(&r.version)?;
-        let templates = if r.namespace.is_empty() && r.task_name.is_empty() && wanted.is_none() {
-            None
-        } else {
-            self.0
-                .context
-                .templates
-                .refresh()
-                .await
-                .map_err(|e| error::store(&e))?;
-            let plans = self.0.context.templates.list(&r.namespace, &r.task_name);
-            let fits = |p: &&std::sync::Arc<crate::engine::plan::compiled::Plan>| {
-                wanted.as_ref().is_none_or(|v| *v == p.template.version)
-            };
-            Some(plans.iter().filter(fits).map(|p| p.template_id).collect())
-        };
+        let version = convert::version(&r.version)?;
+        let templates =
+            find::template_ids(&self.0, &r.namespace, &r.task_name, version.as_ref()).await?;
         // The list goes from new to old, so the position is an upper bound.
         let before = place
             .map(|bytes| {
@@ -485,89 +438,8 @@ impl Tasks {
     }
 }
 
-fn not_before(at: Option<prost_types::Timestamp>) -> Result<Option<SystemTime>, Violated> {
-    let Some(at) = convert::time("not_before", at)? else {
-        return Ok(None);
-    };
-    // By the time of a new id, which has this server's clock, like the submit's; the database's
-    // clock decides when it starts.
-    let now = uuid::Uuid::now_v7()
-        .get_timestamp()
-        .map_or((0, 0), |stamp| stamp.to_unix());
-    let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(now.0) + MAX_NOT_BEFORE;
-    if at > latest {
-        return Err(Violated {
-            field: "not_before".into(),
-            message: "more than a year ahead".into(),
-        });
-    }
-    Ok(Some(at))
-}
-
-fn submission(
-    r: proto::SubmitTaskRequest,
-    traceparent: Option<String>,
-) -> Result<Submission, Violated> {
-    let not_before = not_before(r.not_before)?;
-    if r.task_name.is_empty() {
-        let message = "empty: expected the name of a registered template".to_owned();
-        return Err(Violated {
-            field: "task_name".into(),
-            message,
-        });
-    }
-    convert::name("task_name", &r.task_name)?;
-    convert::name("namespace", &r.namespace)?;
-    Ok(Submission {
-        namespace: if r.namespace.is_empty() {
-            DEFAULT_NAMESPACE.to_owned()
-        } else {
-            r.namespace
-        },
-        task_name: r.task_name,
-        version: version(&r.version)?,
-        context: r.context_json,
-        priority: r.priority,
-        idempotency_key: r.idempotency_key,
-        correlation_id: r.correlation_id,
-        annotations: r.annotations_json,
-        traceparent,
-        not_before,
-    })
-}
-
 /// A step's name; `None` where it is empty.
 fn optional(name: String) -> Result<Option<String>, Status> {
     convert::name("step", &name)?;
     Ok(Some(name).filter(|name| !name.is_empty()))
-}
-
-fn submit_response(s: Submitted) -> proto::SubmitTaskResponse {
-    proto::SubmitTaskResponse {
-        task_id: s.task_id.to_string(),
-        created: s.created,
-        correlation_id: s.correlation_id,
-        version: s.version,
-    }
-}
-
-/// The W3C trace context of the caller, if it has the right form.
-fn traceparent(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
-    let text = metadata.get("traceparent")?.to_str().ok()?;
-    let parts: Vec<&str> = text.split('-').collect();
-    // The W3C form allows lower case only.
-    let hex = |part: &&str| {
-        part.bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let lengths: Vec<usize> = parts.iter().map(|p| p.len()).collect();
-    (lengths == [2, 32, 16, 2] && parts.iter().all(hex)).then(|| text.to_owned())
-}
-
-fn not_found(task_id: uuid::Uuid) -> Status {
-    error::status(
-        Code::NotFound,
-        "TASK_NOT_FOUND",
-        format!("there is no task {task_id}"),
-    )
 }

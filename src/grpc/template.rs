@@ -5,14 +5,13 @@ use std::cmp::Reverse;
 use tasker_template::{Checked, MAX_TEMPLATE_BYTES, Problem};
 use tonic::{Code, Request, Response, Status};
 
-use super::{convert, error, order, page};
+use super::{actor::actor, convert, error, page};
 use crate::{
     engine::{
         Engine,
         cache::templates::{Registered, Resolved},
         operations::retire::RetireError,
         plan::compiled::Plan,
-        submission::request::Violated,
     },
     proto::{self, template_service_server::TemplateService},
 };
@@ -124,7 +123,7 @@ impl TemplateService for Templates {
                 return Err(error::invalid(field, "empty: expected 1 to 255 bytes"));
             }
         }
-        let actor = order::actor(r.by, r.reason)?;
+        let actor = actor(r.by, r.reason)?;
         let Resolved { plan, .. } = self.find(&r.namespace, &r.task_name, &r.version).await?;
         let retired = self.0.retire(&plan, &actor).await;
         let retired = retired.map_err(|error| not_retired(&plan, &error))?;
@@ -205,7 +204,7 @@ impl Templates {
         task_name: &str,
         version_text: &str,
     ) -> Result<Resolved, Status> {
-        let version = version(version_text)?;
+        let version = convert::version(version_text)?;
         convert::name("namespace", namespace)?;
         convert::name("task_name", task_name)?;
         let catalog = &self.0.context.templates;
@@ -254,18 +253,6 @@ fn place(key: &[u8]) -> Option<(String, String, Reverse<semver::Version>)> {
     let (namespace, task_name, version): (String, String, String) =
         serde_json::from_slice(key).ok()?;
     Some((namespace, task_name, Reverse(version.parse().ok()?)))
-}
-
-/// A version of a request; `None` for the newest.
-pub fn version(text: &str) -> Result<Option<semver::Version>, Violated> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    convert::name("version", text)?;
-    text.parse().map(Some).map_err(|e| Violated {
-        field: "version".to_owned(),
-        message: format!("`{text:.80}` is not a semantic version such as 1.2.0: {e}"),
-    })
 }
 
 fn problem(p: Problem) -> proto::TemplateProblem {
