@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::expression::lexeme::Lexeme;
 use crate::expression::{EvaluationError, Expression, ExpressionProblem, Values};
 
 /// A text and the expressions to be evaluated into it.
@@ -89,21 +90,17 @@ impl Interpolation {
 }
 
 /// Length in bytes of the expression at the start of `text`: up to the first `}` outside its own
-/// braces and quotes.
+/// braces, strings and comments.
 fn length(text: &str) -> Option<usize> {
-    let (mut depth, mut quote, mut escaped) = (0_usize, None, false);
-    for (at, char) in text.char_indices() {
-        match (char, quote) {
-            _ if escaped => escaped = false,
-            // A backslash escapes only inside quotes.
-            ('\\', Some(_)) => escaped = true,
-            (_, Some(open)) => quote = quote.filter(|_| char != open),
-            ('"' | '\'', None) => quote = Some(char),
-            ('{', None) => depth += 1,
-            ('}', None) if depth == 0 => return Some(at),
-            ('}', None) => depth -= 1,
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(lexeme) = Lexeme::first(&text[at..]) {
+        match lexeme {
+            Lexeme::Sign('}') if depth == 0 => return Some(at),
+            Lexeme::Sign('}') => depth -= 1,
+            Lexeme::Sign('{') => depth += 1,
             _ => {}
         }
+        at += lexeme.length()?;
     }
     None
 }
@@ -156,6 +153,11 @@ mod tests {
             ("${{'a': context.n}}", json!({"a": 7})),
             ("${'}'}", json!("}")),
             (r#"${"\"}"}"#, json!("\"}")),
+            (r"${r'}\'}.", json!(r"}\.")),
+            (r#"${R"\}"}"#, json!(r"\}")),
+            ("${'''it's }}'''}", json!("it's }}")),
+            (r#"${r"""a"}\"""}"#, json!(r#"a"}\"#)),
+            ("${context.n // it's {}}\n}", json!(7)),
             ("${context.plan} ${context.n + 1}!", json!("pro 8!")),
             (" ${context.n}", json!(" 7")),
             (
@@ -190,6 +192,7 @@ mod tests {
             ("a\nb ${context.pln}", 2, 12, "has no field `pln`"),
             ("${context.n +\n  context.pln}", 2, 10, "has no field `pln`"),
             ("ab ${context.n", 1, 4, "expected `}` after `${`"),
+            ("${r'}'", 1, 1, "expected `}` after `${`"),
             ("${}", 1, 3, "expected an expression, found nothing"),
             ("${context.n} ${x}", 1, 16, "unknown variable `x`"),
         ] {

@@ -12,12 +12,30 @@ pub const MAX_NAME_BYTES: usize = 255;
 const SEPARATORS: [char; 5] = ['/', '@', ',', '*', '='];
 /// The start of an expression inside a text.
 const INTERPOLATION: &str = "${";
-/// Invisible characters in ascending order: ARABIC LETTER MARK, ZERO WIDTH SPACE, the marks
-/// LEFT-TO-RIGHT and RIGHT-TO-LEFT, the embeddings and overrides of direction, WORD JOINER, the
-/// isolates of direction, and ZERO WIDTH NO-BREAK SPACE.
-const UNSEEN: [char; 15] = [
-    '\u{61c}', '\u{200b}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}',
-    '\u{202e}', '\u{2060}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}', '\u{feff}',
+/// The ranges of characters that a terminal does not show or that change the direction of text: the
+/// property `Default_Ignorable_Code_Point` of Unicode 17.0 (`DerivedCoreProperties.txt`), which
+/// contains the marks and overrides of direction, the variation selectors and the tags. ZERO WIDTH
+/// NON-JOINER and JOINER (U+200C, U+200D) are left out, since the spelling of some languages and
+/// the composition of emoji need them.
+const INVISIBLE: [(char, char); 18] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{200b}', '\u{200b}'),
+    ('\u{200e}', '\u{200f}'),
+    ('\u{202a}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff0}', '\u{fff8}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0000}', '\u{e0fff}'),
 ];
 
 /// Checks a name that is about to be stored.
@@ -61,7 +79,7 @@ fn fault(char: char) -> Option<String> {
         Some(format!(
             "a name must not contain white space, found U+{code:04X}; expected `_`, `-` or `.` in its place"
         ))
-    } else if UNSEEN.contains(&char) {
+    } else if is_invisible(char) {
         Some(format!(
             "a name must not contain characters that are invisible or change the direction, found U+{code:04X}"
         ))
@@ -72,6 +90,12 @@ fn fault(char: char) -> Option<String> {
     } else {
         None
     }
+}
+
+fn is_invisible(char: char) -> bool {
+    INVISIBLE
+        .iter()
+        .any(|(first, last)| (*first..=*last).contains(&char))
 }
 
 #[cfg(test)]
@@ -93,6 +117,7 @@ mod tests {
             "...",
             "a$",
             "a\u{200d}b",
+            "\u{646}\u{627}\u{645}\u{647}\u{200c}\u{647}\u{627}",
             "🚚",
             "-a",
             &"n".repeat(MAX_NAME_BYTES),
@@ -132,8 +157,26 @@ mod tests {
             let problem = check(name).expect_err(name);
             assert!(problem.contains(says), "{name:?}: {problem}");
         }
-        for unseen in UNSEEN {
-            assert!(check(&format!("a{unseen}b")).is_err(), "{unseen:?}");
+        for (first, last) in INVISIBLE {
+            for char in [first, last] {
+                assert!(check(&format!("a{char}b")).is_err(), "{char:?}");
+            }
+        }
+        for char in [
+            '\u{ad}',
+            '\u{180e}',
+            '\u{2061}',
+            '\u{2064}',
+            '\u{206a}',
+            '\u{fe0f}',
+            '\u{3164}',
+            '\u{e0001}',
+            '\u{e0020}',
+            '\u{e007f}',
+            '\u{e01ef}',
+        ] {
+            let problem = check(&format!("a{char}b")).expect_err("invisible");
+            assert!(problem.contains("invisible"), "{char:?}: {problem}");
         }
     }
 }

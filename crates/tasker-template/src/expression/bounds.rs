@@ -11,6 +11,9 @@ use super::{StepResults, Variable, entries};
 
 /// Bytes of text that cost as much as one step.
 const BYTES_PER_STEP: usize = 16;
+/// The longest text of a double, in bytes: `string` writes all zeros of 1e308, and of 1e-308 before
+/// its 17 digits, with a sign and a point.
+const MAX_DOUBLE_BYTES: usize = 330;
 
 /// Upper bound of the size of a value.
 #[derive(Debug, Clone, Copy, Default)]
@@ -344,7 +347,7 @@ impl<'v, 'e> Estimator<'v, 'e> {
             operators::ADD => bound(looked, all),
             "string" => {
                 // The text of a number is longer than its size of one step.
-                let whole = sum.saturating_add(4);
+                let whole = sum.saturating_add(text_size(MAX_DOUBLE_BYTES));
                 let size = Size {
                     whole,
                     text: whole,
@@ -432,5 +435,35 @@ fn measure(value: &Value) -> Size {
             .iter()
             .map(|(key, value)| Size::of_text(key.len()).with(measure(value)))
             .fold(Size::empty(map.len()), Size::with),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_double_is_within_its_bound() {
+        // The smallest doubles of each number of digits; the steps visit all mantissas' lengths.
+        let doubles = (0..100_000_u64)
+            .step_by(7)
+            .chain((0..52).map(|bit| (1 << bit) - 1))
+            .chain((0..u64::from(u16::MAX)).map(|high| high << 48 | 0x5555_5555_5555))
+            .map(f64::from_bits)
+            .filter(|double| double.is_finite());
+        let extremes = [
+            f64::MIN,
+            -f64::MIN_POSITIVE,
+            -5e-324,
+            -2.225_073_858_507_201e-308,
+        ];
+        let longest = doubles
+            .chain(extremes)
+            .map(|double| (-double.abs()).to_string().len())
+            .max();
+        assert!(
+            longest.is_some_and(|bytes| (320..=MAX_DOUBLE_BYTES).contains(&bytes)),
+            "{longest:?}"
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! The CEL spelling of operators and words from other languages.
 
+use super::lexeme::Lexeme;
+
 /// A hint for an unknown word that another language uses.
 pub(super) fn of_word(word: &str) -> Option<String> {
     let right = match word {
@@ -20,22 +22,16 @@ pub(super) fn of_word(word: &str) -> Option<String> {
 pub(super) fn of_syntax(source: &str) -> String {
     let mut rest = source;
     let mut before = ' ';
-    while let Some(first) = rest.chars().next() {
-        let length = match first {
-            // Words inside a quoted text are data.
-            '"' | '\'' => text_length(rest, first),
-            'a'..='z' | 'A'..='Z' | '_' => {
-                let word: &str = rest
-                    .split(|c: char| !c.is_alphanumeric() && c != '_')
-                    .next()
-                    .unwrap_or(rest);
-                // After a dot, the word is the name of a field.
-                if let Some(found) = of_word(word).filter(|_| before != '.') {
+    while let Some(lexeme) = Lexeme::first(rest) {
+        let mut length = lexeme.length().unwrap_or(rest.len());
+        match lexeme {
+            // After a dot, the word is the name of a field.
+            Lexeme::Word(word) if before != '.' => {
+                if let Some(found) = of_word(word) {
                     return found;
                 }
-                word.len()
             }
-            _ => {
+            Lexeme::Sign(_) => {
                 let sign = rest
                     .split(|c: char| !"=&|<>!".contains(c))
                     .next()
@@ -50,29 +46,17 @@ pub(super) fn of_syntax(source: &str) -> String {
                 if !right.is_empty() {
                     return hint(right, sign);
                 }
-                sign.len().max(first.len_utf8())
+                length = length.max(sign.len());
             }
-        };
-        before = first;
-        rest = rest.get(length..).unwrap_or("");
+            // Words inside a quoted part are data.
+            Lexeme::Word(_) | Lexeme::Quoted(_) | Lexeme::Unclosed => {}
+        }
+        before = rest.chars().next().unwrap_or(' ');
+        rest = &rest[length..];
     }
     String::new()
 }
 
 fn hint(right: &str, wrong: &str) -> String {
     format!("; CEL writes `{right}` for `{wrong}`")
-}
-
-/// Length in bytes of the quoted text at the start of `text`.
-fn text_length(text: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, char) in text.char_indices().skip(1) {
-        match char {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            _ if char == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
 }

@@ -8,9 +8,11 @@
 mod bounds;
 mod check;
 mod hints;
+pub(crate) mod lexeme;
 mod macros;
 mod parse;
 mod reads;
+mod schema_types;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -25,6 +27,7 @@ use cel::{Env, ExecutionError};
 use serde_json::Value;
 
 pub(crate) use parse::{Parsed, line_and_column};
+pub(crate) use schema_types::TypeReader;
 pub use types::Type;
 
 use crate::budget::{Budget, TooCostly};

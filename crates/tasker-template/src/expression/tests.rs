@@ -203,6 +203,7 @@ fn cost_includes_each_macro_and_function() {
         "size(context.l.map(x, context.l + [x])) > 0",
         "size(context.t.map(x, context.s + x)) > 0",
         "context.t.all(x, string(x) == x)",
+        "size(context.l.map(x, string(5e-324) + string(-2.2e-308))) > 0",
         "context.l.map(x, x).map(x, x).filter(x, x == 1).all(x, x == 1)",
     ] {
         let (expression, task) = (any(source), json!({}));

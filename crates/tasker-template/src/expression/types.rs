@@ -1,14 +1,15 @@
-//! The static types of expressions, derived from JSON Schemas before any value exists.
+//! The static types of expressions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::values::is_integer;
 use crate::text::shorten;
 
-/// The most parts of a schema that are read; a part beyond is typed as any value.
-const MAX_PARTS: usize = 20_000;
+/// The most pairs of allowed values that a check compares.
+const MAX_COMPARED: usize = 2_000;
 /// The most allowed values that a message lists.
 const MAX_NAMED: usize = 8;
 
@@ -45,12 +46,13 @@ impl Kinds {
         self.0 & !other.0 == 0
     }
 
-    fn of_value(value: &Value) -> Kinds {
+    pub fn of_value(value: &Value) -> Kinds {
         match value {
             Value::Null => Kinds::NULL,
             Value::Bool(_) => Kinds::BOOL,
-            // JSON does not distinguish 1 from 1.0, so a listed number may arrive as either kind.
-            Value::Number(_) => Kinds::NUMBER,
+            // By its value: 1.0 is an integer, in JSON Schema and in an expression.
+            Value::Number(number) if is_integer(number) => Kinds::INT,
+            Value::Number(_) => Kinds::DOUBLE,
             Value::String(_) => Kinds::TEXT,
             Value::Array(_) => Kinds::LIST,
             Value::Object(_) => Kinds::MAP,
@@ -58,10 +60,11 @@ impl Kinds {
     }
 
     /// The kinds of one word of a schema's `type`.
-    fn of_word(word: &str) -> Kinds {
+    pub fn of_word(word: &str) -> Kinds {
         match word {
             "null" => Kinds::NULL,
             "boolean" => Kinds::BOOL,
+            // Also a value such as 1.0, which `values::to_cel` makes an integer.
             "integer" => Kinds::INT,
             "number" => Kinds::NUMBER,
             "string" => Kinds::TEXT,
@@ -113,6 +116,22 @@ pub struct Type {
     pub(super) fields: Option<Arc<Fields>>,
 }
 
+/// The part of a union, such as the type of the items of a list, that both sides have: a side that
+/// is never of this `kind` does not restrict the part, and a side without a known part permits any.
+fn common<T>(
+    own: Option<Arc<T>>,
+    own_kinds: Kinds,
+    other: Option<&Arc<T>>,
+    other_kinds: Kinds,
+    kind: Kinds,
+) -> Option<Arc<T>> {
+    match (own_kinds.has(kind), other_kinds.has(kind)) {
+        (_, false) => own,
+        (false, true) => other.cloned(),
+        (true, true) => own.filter(|own| other.is_some_and(|other| Arc::ptr_eq(own, other))),
+    }
+}
+
 /// The fields of a map.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fields {
@@ -120,6 +139,9 @@ pub(super) struct Fields {
     /// The type of all other fields; `None` if there are none or the schema does not mention them.
     pub others: Option<Type>,
 }
+
+/// Combines the types of a value that has both, or either.
+type Combine = fn(Type, &Type) -> Type;
 
 impl Type {
     /// Any value.
@@ -159,22 +181,21 @@ impl Type {
         }
     }
 
-    /// The type of the values that fit a JSON Schema.
-    pub fn of_schema(schema: &Value) -> Type {
-        let schema = crate::schema::flattened(schema);
-        Reader {
-            root: &schema,
-            parts: 0,
-            open: BTreeSet::new(),
+    /// Any value, with any fields: unlike [`Type::ANY`], also beside a schema that lists its own
+    /// fields.
+    pub(super) fn open() -> Type {
+        Type {
+            fields: Some(Arc::new(Fields {
+                known: BTreeMap::new(),
+                others: Some(Type::ANY),
+            })),
+            ..Type::ANY
         }
-        .read(&schema)
     }
 
-    /// The type of a context, which is always a map.
-    pub fn of_context(schema: Option<&Value>) -> Type {
-        schema
-            .map_or(Type::ANY, Type::of_schema)
-            .both(&Type::of(Kinds::MAP))
+    /// The type of a value that has this type and is a map.
+    pub(super) fn as_map(self) -> Type {
+        self.both(&Type::of(Kinds::MAP))
     }
 
     /// The same type, or null.
@@ -193,14 +214,17 @@ impl Type {
     }
 
     /// The type of a value that has both types.
-    fn both(mut self, other: &Type) -> Type {
+    pub(super) fn both(mut self, other: &Type) -> Type {
         self.kinds = self.kinds.and(other.kinds);
         // One of the two lists suffices: it may be too wide, which only makes the check more
         // lenient.
         self.values = self.values.or_else(|| other.values.clone());
-        self.item = self.item.or_else(|| other.item.clone());
+        self.item = match (self.item.take(), &other.item) {
+            (Some(own), Some(more)) => Some(Arc::new(own.as_ref().clone().both(more))),
+            (own, more) => own.or_else(|| more.clone()),
+        };
         match (&mut self.fields, &other.fields) {
-            (Some(own), Some(more)) => Arc::make_mut(own).join(more, Type::both),
+            (Some(own), Some(more)) => Arc::make_mut(own).both(more),
             (own @ None, more) => own.clone_from(more),
             (Some(_), None) => {}
         }
@@ -210,7 +234,7 @@ impl Type {
     /// The type of a value that has either type.
     pub(super) fn either(mut self, other: &Type) -> Type {
         match (&mut self.fields, &other.fields) {
-            (Some(own), Some(more)) => Arc::make_mut(own).join(more, Type::either),
+            (Some(own), Some(more)) => Arc::make_mut(own).either(more),
             // A side that is never a map does not restrict the fields; a map without known fields
             // permits any.
             (Some(_), None) if !other.kinds.has(Kinds::MAP) => {}
@@ -230,6 +254,47 @@ impl Type {
         }
         self.kinds = self.kinds.or(other.kinds);
         self
+    }
+
+    /// As [`Type::either`], at a constant cost: an expression may join the types of large schemas
+    /// any number of times. Parts that differ are of any type.
+    pub(super) fn union(self, other: &Type) -> Type {
+        let kinds = self.kinds.or(other.kinds);
+        let values = match (self.values, &other.values) {
+            (Some(own), Some(more)) if own.len() + more.len() <= MAX_COMPARED => {
+                Some(Arc::new(own.iter().chain(more.iter()).cloned().collect()))
+            }
+            _ => None,
+        };
+        Type {
+            values,
+            item: common(
+                self.item,
+                self.kinds,
+                other.item.as_ref(),
+                other.kinds,
+                Kinds::LIST,
+            ),
+            fields: common(
+                self.fields,
+                self.kinds,
+                other.fields.as_ref(),
+                other.kinds,
+                Kinds::MAP,
+            ),
+            kinds,
+        }
+    }
+
+    /// Whether no value of this type equals a value of the other, as far as both list their values.
+    pub(super) fn excludes(&self, other: &Type) -> bool {
+        let (Some(own), Some(more)) = (&self.values, &other.values) else {
+            return false;
+        };
+        // Long lists are not compared: each expression may compare them again.
+        own.len().saturating_mul(more.len()) <= MAX_COMPARED
+            // Two numbers may be equal although their texts differ.
+            && !own.iter().any(|value| value.is_number() || more.contains(value))
     }
 
     /// The known values for an error message, separated by commas; empty if they are not known.
@@ -252,183 +317,42 @@ impl Type {
 }
 
 impl Fields {
-    fn join(&mut self, other: &Fields, join: fn(Type, &Type) -> Type) {
-        // A field that only one side lists counts as known, since the check is to refuse only names
-        // that no part of the schema mentions.
+    /// The fields of a map that has both. A field that only one side lists counts as known, since
+    /// the check is to refuse only names that no part of the schema mentions.
+    fn both(&mut self, other: &Fields) {
         for (name, new) in &other.known {
             let old = self.known.remove(name);
-            self.known.insert(
-                name.clone(),
-                old.map_or_else(|| new.clone(), |old| join(old, new)),
-            );
+            let joined = old.map_or_else(|| new.clone(), |old| old.both(new));
+            self.known.insert(name.clone(), joined);
         }
+        self.join_others(other, Type::both);
+    }
+
+    /// The fields of a map that has either.
+    fn either(&mut self, other: &Fields) {
+        // Where the other side allows fields that it does not list, a field may have any type.
+        if other.others.is_some() {
+            for (name, own) in &mut self.known {
+                if !other.known.contains_key(name) {
+                    *own = Type::ANY;
+                }
+            }
+        }
+        for (name, new) in &other.known {
+            let joined = match self.known.remove(name) {
+                Some(old) => old.either(new),
+                None if self.others.is_some() => Type::ANY,
+                None => new.clone(),
+            };
+            self.known.insert(name.clone(), joined);
+        }
+        self.join_others(other, Type::either);
+    }
+
+    fn join_others(&mut self, other: &Fields, join: Combine) {
         self.others = match (self.others.take(), &other.others) {
             (Some(own), Some(more)) => Some(join(own, more)),
             (own, more) => own.or_else(|| more.clone()),
         };
-    }
-}
-
-struct Reader<'s> {
-    root: &'s Value,
-    parts: usize,
-    /// The references that are being followed. A schema within itself is typed as any value, which
-    /// ends the recursion.
-    open: BTreeSet<&'s str>,
-}
-
-impl<'s> Reader<'s> {
-    fn read(&mut self, schema: &'s Value) -> Type {
-        self.parts += 1;
-        let Value::Object(schema) = schema else {
-            return Type::ANY;
-        };
-        if self.parts > MAX_PARTS {
-            return Type::ANY;
-        }
-        let mut found = self.own(schema);
-        for part in self
-            .referred(schema)
-            .into_iter()
-            .chain(self.all(schema, &["allOf"]))
-        {
-            found = found.both(&part);
-        }
-        for word in ["anyOf", "oneOf"] {
-            let parts = self.all(schema, &[word]);
-            if let Some(part) = parts.into_iter().reduce(|a, b| a.either(&b)) {
-                found = found.both(&part);
-            }
-        }
-        // These schemas apply to some values only, but each field that they list may exist, so it
-        // is added as a field of any type.
-        let mut sometimes: Vec<&Value> = ["if", "then", "else"]
-            .iter()
-            .filter_map(|word| schema.get(*word))
-            .collect();
-        sometimes.extend(
-            schema
-                .get("dependentSchemas")
-                .and_then(Value::as_object)
-                .into_iter()
-                .flat_map(Map::values),
-        );
-        for part in sometimes {
-            // Without known fields, each field is of any type already.
-            let Some(fields) = self.read(part).fields.filter(|_| found.fields.is_some()) else {
-                continue;
-            };
-            let names = fields
-                .known
-                .keys()
-                .map(|name| (name.clone(), Type::ANY))
-                .collect();
-            let part = Type {
-                fields: Some(Arc::new(Fields {
-                    known: names,
-                    others: None,
-                })),
-                ..Type::ANY
-            };
-            found = found.both(&part);
-        }
-        found
-    }
-
-    fn all(&mut self, schema: &'s Map<String, Value>, words: &[&str]) -> Vec<Type> {
-        let lists = words
-            .iter()
-            .filter_map(|word| schema.get(*word)?.as_array());
-        lists.flatten().map(|part| self.read(part)).collect()
-    }
-
-    fn referred(&mut self, schema: &'s Map<String, Value>) -> Option<Type> {
-        let reference = schema.get("$ref")?.as_str()?;
-        let target = self.root.pointer(reference.strip_prefix('#')?)?;
-        if !self.open.insert(reference) {
-            return None;
-        }
-        let found = self.read(target);
-        self.open.remove(reference);
-        Some(found)
-    }
-
-    /// The type that the keywords of the schema itself describe, without its subschemas'
-    /// references.
-    fn own(&mut self, schema: &'s Map<String, Value>) -> Type {
-        let kinds = match schema.get("type") {
-            Some(Value::String(word)) => Kinds::of_word(word),
-            Some(Value::Array(words)) => words
-                .iter()
-                .filter_map(Value::as_str)
-                .map(Kinds::of_word)
-                .fold(Kinds::NONE, Kinds::or),
-            _ => Kinds::ANY,
-        };
-        let values: Option<Arc<Vec<Value>>> = match (schema.get("const"), schema.get("enum")) {
-            (Some(value), _) => Some(Arc::new(vec![value.clone()])),
-            (None, Some(Value::Array(values))) => Some(Arc::new(values.clone())),
-            _ => None,
-        };
-        let of_values = values.as_ref().map(|values| {
-            values
-                .iter()
-                .map(Kinds::of_value)
-                .fold(Kinds::NONE, Kinds::or)
-        });
-        let item = match schema.get("items") {
-            // Beside `prefixItems`, the schema describes only the items after the prefix.
-            Some(items @ Value::Object(_)) if !schema.contains_key("prefixItems") => {
-                Some(Arc::new(self.read(items)))
-            }
-            _ => None,
-        };
-        Type {
-            kinds: kinds.and(of_values.unwrap_or(Kinds::ANY)),
-            values,
-            item,
-            fields: self.fields(schema),
-        }
-    }
-
-    /// A map with listed fields has no others, unless the schema allows them explicitly.
-    fn fields(&mut self, schema: &'s Map<String, Value>) -> Option<Arc<Fields>> {
-        let listed = schema.get("properties").and_then(Value::as_object);
-        let other = ["additionalProperties", "unevaluatedProperties"]
-            .iter()
-            .find_map(|word| schema.get(*word));
-        let patterns = schema
-            .get("patternProperties")
-            .and_then(Value::as_object)
-            .is_some_and(|map| !map.is_empty());
-        // Past the bound of parts, an incomplete list would refuse fields that exist.
-        if listed.is_none_or(Map::is_empty) && matches!(other, None | Some(Value::Bool(true)))
-            || self.parts > MAX_PARTS
-        {
-            return None;
-        }
-        let mut known: BTreeMap<String, Type> = listed
-            .into_iter()
-            .flatten()
-            .map(|(name, part)| (name.clone(), self.read(part)))
-            .collect();
-        for name in schema
-            .get("required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-        {
-            // A required field exists, although no schema describes it.
-            known.entry(name.to_owned()).or_insert(Type::ANY);
-        }
-        let others = match other {
-            Some(Value::Bool(false)) | None => patterns.then_some(Type::ANY),
-            Some(Value::Bool(true)) => Some(Type::ANY),
-            // The name may match a pattern, whose schema then applies instead.
-            Some(_) if patterns => Some(Type::ANY),
-            Some(part) => Some(self.read(part)),
-        };
-        Some(Arc::new(Fields { known, others }))
     }
 }

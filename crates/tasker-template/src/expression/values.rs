@@ -9,6 +9,9 @@ use super::reads::Reads;
 use super::{MAX_EXACT_DOUBLE, Variable};
 use crate::text::shorten;
 
+/// The most digits of an integer of 64 bits.
+const MAX_INTEGER_DIGITS: usize = 20;
+
 /// The place of a value, for an error message; formatted only for an error.
 #[derive(Clone, Copy)]
 struct Path<'p> {
@@ -132,32 +135,74 @@ fn whole(value: &Value, path: Path<'_>) -> Result<cel::Value, String> {
     })
 }
 
+/// A number without a fraction is an integer, however it is written: in JSON Schema, 1.0 and 1e2
+/// are of type `integer`.
 fn number_to_cel(number: &Number, path: Path<'_>) -> Result<cel::Value, String> {
     let text = number.as_str();
-    // Signed first, as CEL's own integers are; only a larger number becomes unsigned.
-    if let Ok(value) = text.parse::<i64>() {
-        return Ok(cel::Value::Int(value));
-    }
-    if let Ok(value) = text.parse::<u64>() {
-        return Ok(cel::Value::UInt(value));
-    }
-    let is_integer = !text.contains(['.', 'e', 'E']);
-    match text.parse::<f64>() {
-        // As a float, a larger number would lose digits, and a comparison could be wrong silently.
-        Ok(value) if !is_integer && value.abs() < MAX_EXACT_DOUBLE => Ok(cel::Value::Float(value)),
-        _ => {
-            let limit = if is_integer {
-                "an integer has at most 64 bits"
-            } else {
-                "a number with a fraction or an exponent is below 2^53"
-            };
-            Err(format!(
-                "`{}` is {}, but in an expression {limit}",
-                shorten(&path.to_string()),
-                shorten(text)
-            ))
+    let limit = match integer(text) {
+        Some(Integer::Small(value)) => {
+            // Signed first, as CEL's own integers are; only a larger number becomes unsigned.
+            if let Ok(value) = i64::try_from(value) {
+                return Ok(cel::Value::Int(value));
+            }
+            if let Ok(value) = u64::try_from(value) {
+                return Ok(cel::Value::UInt(value));
+            }
+            "an integer has at most 64 bits"
         }
+        Some(Integer::Large) => "an integer has at most 64 bits",
+        None => match text.parse::<f64>() {
+            // As a float, a larger number would lose digits, and a comparison could be wrong
+            // silently.
+            Ok(value) if value.abs() < MAX_EXACT_DOUBLE => return Ok(cel::Value::Float(value)),
+            _ => "a number with a fraction is below 2^53",
+        },
+    };
+    Err(format!(
+        "`{}` is {}, but in an expression {limit}",
+        shorten(&path.to_string()),
+        shorten(text)
+    ))
+}
+
+enum Integer {
+    Small(i128),
+    /// More digits than 64 bits have.
+    Large,
+}
+
+/// Whether the value of a number has no fraction.
+pub(super) fn is_integer(number: &Number) -> bool {
+    integer(number.as_str()).is_some()
+}
+
+/// The value of a number in JSON syntax, if it has no fraction. By its digits: as a float, it could
+/// lose some.
+fn integer(text: &str) -> Option<Integer> {
+    if let Ok(value) = text.parse::<i64>() {
+        return Some(Integer::Small(value.into()));
     }
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let sign = if whole.starts_with('-') { "-" } else { "" };
+    let digits = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let significant = digits.trim_start_matches('0').trim_end_matches('0');
+    if significant.is_empty() {
+        return Some(Integer::Small(0));
+    }
+    // Zeros that follow the last significant digit, or, if negative, its distance behind the point.
+    let trailing = digits.len() - digits.trim_end_matches('0').len();
+    let zeros = exponent
+        .parse::<i64>()
+        .ok()?
+        .checked_sub(i64::try_from(fraction.len()).ok()?)?
+        .checked_add(i64::try_from(trailing).ok()?)?;
+    let zeros = usize::try_from(zeros).ok()?;
+    if significant.len().saturating_add(zeros) > MAX_INTEGER_DIGITS {
+        return Some(Integer::Large);
+    }
+    let value = format!("{sign}{significant}{}", "0".repeat(zeros)).parse();
+    value.ok().map(Integer::Small)
 }
 
 /// Converts a CEL value to JSON.

@@ -1,9 +1,16 @@
 //! Adds the `default`s of a schema to a value.
+//!
+//! Several schemas may describe one value: a schema, the target of its reference, and the parts of
+//! its `allOf`, recursively. Where more than one of them has a default for the same property, the
+//! outer one applies: the schema's own, then that of the reference, then those of `allOf` in their
+//! order. So a schema that refers to a general one can have defaults of its own. Schemas that apply
+//! only under a condition, such as `anyOf` and `then`, add no defaults.
 
 use serde_json::{Map, Value};
 
 use super::keywords::{self, Role, Shape};
-use super::survey::{REFERENCES, Survey};
+use super::reference::REFERENCES;
+use super::survey::Survey;
 use crate::budget::{Budget, TooCostly};
 
 /// Steps to find the defaults of one schema.
@@ -46,100 +53,126 @@ impl<'s> Filler<'s> {
     /// Adds the defaults of the schema at `pointer` to `value`; `true` if any was added.
     pub fn fill(mut self, pointer: &str, value: &mut Value) -> Result<bool, FillError> {
         match self.root.pointer(pointer) {
-            Some(schema) if !self.survey.defaults.is_empty() => self.apply(schema, value, 0),
+            Some(schema) if !self.survey.defaults.is_empty() => self.apply(&[schema], value, 0),
             _ => Ok(false),
         }
     }
 
+    /// Applies the schemas of one value, in the order of precedence.
+    ///
+    /// All of them at once: a default that one schema adds may be an object whose properties have
+    /// their defaults in another.
     fn apply(
         &mut self,
-        schema: &'s Value,
+        schemas: &[&'s Value],
         value: &mut Value,
         depth: usize,
     ) -> Result<bool, FillError> {
-        // Per visit and not per schema: a long list visits the schema of its items again and again.
-        self.budget.spend(PLACE)?;
-        let Value::Object(schema) = schema else {
-            return Ok(false);
-        };
         // A default inside a recursive schema may contain its own property, without an end.
         if depth > MAX_DEPTH {
             return Err(FillError::Depth);
         }
-        let mut added = false;
-        for other in self.beside(schema) {
-            added |= self.apply(other, value, depth)?;
-        }
-        // For these drafts the keywords beside `$ref` do not exist.
-        if self.is_only_ref(schema) {
-            return Ok(added);
+        let mut all = Vec::new();
+        for schema in schemas {
+            self.expand(schema, &mut all)?;
         }
         match value {
-            Value::Object(object) => added |= self.properties(schema, object, depth)?,
-            Value::Array(items) => added |= self.items(schema, items, depth)?,
-            _ => {}
+            Value::Object(object) => self.properties(&all, object, depth),
+            Value::Array(items) => self.items(&all, items, depth),
+            _ => Ok(false),
         }
-        Ok(added)
+    }
+
+    /// The schema and those beside it, in the order of precedence.
+    fn expand(
+        &mut self,
+        schema: &'s Value,
+        all: &mut Vec<&'s Map<String, Value>>,
+    ) -> Result<(), FillError> {
+        // Per visit and not per schema: a long list visits the schema of its items again and again.
+        self.budget.spend(PLACE)?;
+        let Value::Object(schema) = schema else {
+            return Ok(());
+        };
+        // For these drafts the keywords beside `$ref` do not exist.
+        if !self.is_only_ref(schema) {
+            all.push(schema);
+        }
+        for other in self.beside(schema) {
+            self.expand(other, all)?;
+        }
+        Ok(())
     }
 
     fn properties(
         &mut self,
-        schema: &'s Map<String, Value>,
+        schemas: &[&'s Map<String, Value>],
         object: &mut Map<String, Value>,
         depth: usize,
     ) -> Result<bool, FillError> {
-        let Some(Value::Object(properties)) = schema.get("properties") else {
-            return Ok(false);
-        };
-        self.budget.spend(2 * properties.len() as u64)?;
+        let all: Vec<&'s Map<String, Value>> = schemas
+            .iter()
+            .filter_map(|schema| schema.get("properties")?.as_object())
+            .collect();
         let mut added = false;
-        for (name, property) in properties {
-            if !object.contains_key(name)
-                && let Some(default) = self.default_of(property)?
-            {
-                // Before the copy, since a default may be large.
-                self.pay(name, default)?;
-                object.insert(name.clone(), default.clone());
-                added = true;
+        for properties in &all {
+            self.budget.spend(2 * properties.len() as u64)?;
+            for (name, property) in *properties {
+                if !object.contains_key(name)
+                    && let Some(default) = self.default_of(property)?
+                {
+                    // Before the copy, since a default may be large.
+                    self.pay(name, default)?;
+                    object.insert(name.clone(), default.clone());
+                    added = true;
+                }
             }
-            // Also into a default that was just added: its own properties may be missing.
-            if let Some(value) = object.get_mut(name) {
-                added |= self.apply(property, value, depth + 1)?;
+        }
+        self.budget
+            .spend((object.len() as u64).saturating_mul(all.len() as u64))?;
+        // Also into a default that was just added: its own properties may be missing.
+        for (name, value) in object {
+            let of_property: Vec<&Value> = all
+                .iter()
+                .filter_map(|properties| properties.get(name))
+                .collect();
+            if !of_property.is_empty() {
+                added |= self.apply(&of_property, value, depth + 1)?;
             }
         }
         Ok(added)
     }
 
-    /// `prefixItems` and `items`, or the list form of `items` and `additionalItems` in the older
-    /// drafts.
     fn items(
         &mut self,
-        schema: &'s Map<String, Value>,
+        schemas: &[&'s Map<String, Value>],
         items: &mut [Value],
         depth: usize,
     ) -> Result<bool, FillError> {
+        let mut added = false;
+        for (index, value) in items.iter_mut().enumerate() {
+            let of_item: Vec<&Value> = schemas
+                .iter()
+                .filter_map(|schema| self.item(schema, index))
+                .collect();
+            if !of_item.is_empty() {
+                added |= self.apply(&of_item, value, depth + 1)?;
+            }
+        }
+        Ok(added)
+    }
+
+    /// The schema of an item: `prefixItems` and `items`, or the list form of `items` and
+    /// `additionalItems` in the older drafts.
+    fn item(&self, schema: &'s Map<String, Value>, index: usize) -> Option<&'s Value> {
         // Only the older drafts read a list under `items` as one schema for each position.
         let old_form =
             keywords::shape("items", self.survey.draft) == Some(Shape::OneOrList(Role::Item));
         let (first, rest) = match schema.get("items") {
-            Some(Value::Array(first)) if old_form => {
-                (first.as_slice(), schema.get("additionalItems"))
-            }
-            rest => (
-                schema
-                    .get("prefixItems")
-                    .and_then(Value::as_array)
-                    .map_or(&[][..], Vec::as_slice),
-                rest,
-            ),
+            Some(Value::Array(first)) if old_form => (Some(first), schema.get("additionalItems")),
+            rest => (schema.get("prefixItems").and_then(Value::as_array), rest),
         };
-        let mut added = false;
-        for (index, value) in items.iter_mut().enumerate() {
-            if let Some(item) = first.get(index).or(rest) {
-                added |= self.apply(item, value, depth + 1)?;
-            }
-        }
-        Ok(added)
+        first.and_then(|first| first.get(index)).or(rest)
     }
 
     /// The schema's own default, or else that of a schema that applies to the same value.

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::number::{self, Numeric};
 use super::pattern::Effort;
 use super::pointer;
-use super::survey::{REFERENCES, Survey};
+use super::reference::REFERENCES;
+use super::survey::Survey;
 
 /// Steps to apply a schema to a value, besides its keywords.
 const PLACE: u64 = 2;

@@ -14,6 +14,7 @@ mod meter;
 mod number;
 mod pattern;
 mod pointer;
+mod reference;
 mod splice;
 mod survey;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 use crate::budget::{Budget, TooCostly};
 use defaults::{FillError, Filler};
 use meter::Meter;
+pub(crate) use reference::{Anchors, REFERENCES};
 use survey::Survey;
 use walk::Question;
 

@@ -9,11 +9,9 @@ use serde_json::{Map, Value, json};
 use super::keywords::{self, Role, Shape};
 use super::message::cut;
 use super::pattern::Effort;
+use super::reference::{ANCHORS, Anchors, REFERENCES};
 use super::{MAX_PATTERNS, MAX_VIOLATIONS, SchemaProblem, options, pointer};
 use crate::text::did_you_mean;
-
-/// The keywords that refer to another schema.
-pub(super) const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
 /// Keywords that may stand beside a `$ref`, although draft 7 and older read only the `$ref`.
 const HARMLESS_BESIDE_REF: [&str; 9] = [
@@ -37,8 +35,7 @@ pub(super) struct Survey {
     pub defaults: Vec<String>,
     /// Number of patterns.
     pub patterns: usize,
-    /// Pointers by `$anchor` and `$dynamicAnchor`.
-    anchors: HashMap<String, String>,
+    anchors: Anchors,
     /// The parts that the validator does not check.
     pub warnings: Vec<SchemaProblem>,
     /// The matching cost of each pattern.
@@ -71,7 +68,7 @@ impl Survey {
             places: Vec::new(),
             defaults: Vec::new(),
             patterns: 0,
-            anchors: HashMap::new(),
+            anchors: Anchors::default(),
             warnings: Vec::new(),
             efforts: HashMap::new(),
         };
@@ -89,12 +86,7 @@ impl Survey {
 
     /// The pointer of a reference's target; `None` if the target is outside the schema or missing.
     pub fn target(&self, reference: &str, root: &Value) -> Option<String> {
-        // A reference without `#` at its start leaves the schema, and nothing is fetched.
-        let fragment = pointer::from_fragment(reference.strip_prefix('#')?)?;
-        if fragment.is_empty() || fragment.starts_with('/') {
-            return root.pointer(&fragment).is_some().then_some(fragment);
-        }
-        self.anchors.get(&fragment).cloned()
+        self.anchors.target(reference, root)
     }
 
     /// The matching cost of a pattern of the schema.
@@ -273,15 +265,14 @@ impl<'s> Walk<'s, '_> {
                 );
             }
         }
-        for keyword in ["$anchor", "$dynamicAnchor"] {
-            if let Some(Value::String(name)) = schema.get(keyword) {
-                let known = self.survey.anchors.insert(name.clone(), at.to_owned());
-                if known.is_some_and(|known| known != at) {
-                    self.report(
-                        pointer::join(at, keyword),
-                        format!("the anchor `{}` appears twice", cut(name)),
-                    );
-                }
+        for keyword in ANCHORS {
+            if let Some(Value::String(name)) = schema.get(keyword)
+                && !self.survey.anchors.insert(name, at)
+            {
+                self.report(
+                    pointer::join(at, keyword),
+                    format!("the anchor `{}` appears twice", cut(name)),
+                );
             }
         }
     }

@@ -35,7 +35,11 @@ pub(super) fn read(
         .collect();
     let types: Vec<Type> = steps
         .iter()
-        .map(|step| Type::of_schema(step.result_schema.as_ref().unwrap_or(&Value::Null)))
+        .map(|step| {
+            cache
+                .types
+                .of_schema(step.result_schema.as_ref().unwrap_or(&Value::Null))
+        })
         .collect();
     for (position, when) in whens.iter().enumerate() {
         let Some(field) = when else { continue };

@@ -30,6 +30,7 @@ use crate::yaml;
 use crate::yaml::node::Node;
 use crate::yaml::position::Pos;
 use crate::yaml::problem::{MAX_PROBLEMS, Names, Problem, Problems};
+use environments::Environments;
 use parse_cache::ParseCache;
 
 /// One version of a workflow definition, validated.
@@ -137,16 +138,22 @@ fn checked(yaml: &str, environment: &str, names: Names) -> Checked {
 fn in_environment(root: &Node, environment: &str, problems: &mut Problems) -> Option<Template> {
     let mut cache = ParseCache::default();
     let mut chosen = read::template(root, &mut cache, problems)?;
-    for (name, merged) in environments::read(root, problems) {
+    let Some(environments) = Environments::of(root, problems) else {
+        return Some(chosen);
+    };
+    for (name, field) in environments.all() {
         if problems.len() >= MAX_PROBLEMS {
             // A list is full, and checking the rest would take many times as long.
             problems.leave_rest();
             break;
         }
+        let Some(merged) = environments.merged(field, problems) else {
+            continue;
+        };
         // Collected apart, since a problem of the template itself would repeat in each environment.
         let mut own = Problems::reading(problems.names);
         let template = read::template(&merged, &mut cache, &mut own);
-        problems.add_all_in(&name, own);
+        problems.add_all_in(name, own);
         if name == environment {
             chosen = template?;
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::expression::{Expression, ExpressionProblem, Parsed, Scope};
+use crate::expression::{Expression, ExpressionProblem, Parsed, Scope, TypeReader};
 use crate::limits::MAX_EXPRESSIONS_BYTES;
 use crate::schema::{ContextSchema, MAX_PATTERNS, SchemaProblem};
 use crate::yaml::fields::{Field, Fields};
@@ -13,6 +13,8 @@ use crate::yaml::problem::Problems;
 /// Expressions and schemas by their text.
 #[derive(Default)]
 pub(super) struct ParseCache {
+    /// The types of the schemas.
+    pub types: TypeReader,
     expressions: HashMap<String, Result<Parsed, ExpressionProblem>>,
     expressions_bytes: usize,
     schemas: HashMap<(String, bool), Judged>,

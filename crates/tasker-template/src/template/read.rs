@@ -73,7 +73,7 @@ pub(super) fn template(
         .map(|field| cache.schema(&field, true, problems).unwrap_or_default());
     // The schema is read before the steps and these before the overrides: expressions are checked
     // against the type of the context, and overrides against the steps.
-    let context = Type::of_context(schema.as_ref());
+    let context = cache.types.of_context(schema.as_ref());
     let service = fields
         .filled("default_dependent_system")
         .and_then(|field| field.name(problems));

@@ -43,7 +43,7 @@ pub(super) fn check(expr: &IdedExpr, scope: &Scope<'_>) -> Found {
 
 /// The type of a list with elements of these types.
 fn list_of(items: Vec<Type>) -> Type {
-    let item = items.into_iter().reduce(|a, b| a.either(&b));
+    let item = items.into_iter().reduce(|a, b| a.union(&b));
     Type::list(item.unwrap_or(Type::ANY))
 }
 

@@ -24,7 +24,7 @@ impl<'e> Checker<'_, 'e> {
             (operators::CONDITIONAL, [condition, a, b]) => {
                 self.bool(condition)?;
                 let first = self.expr(a)?;
-                Ok(first.either(&self.expr(b)?))
+                Ok(first.union(&self.expr(b)?))
             }
             (operators::EQUALS | operators::NOT_EQUALS, [a, b]) => self.equality(id, a, b),
             (
@@ -181,7 +181,7 @@ impl<'e> Checker<'_, 'e> {
             );
         }
         let item = match (left.item, right.item) {
-            (Some(a), Some(b)) => Some(a.as_ref().clone().either(&b).into()),
+            (Some(a), Some(b)) => Some(a.as_ref().clone().union(&b).into()),
             _ => None,
         };
         Ok(Type {
@@ -201,14 +201,11 @@ fn comparable(id: u64, left: &Type, right: &Type) -> Result<(), Fault> {
         let (left, right) = (left.kinds.describe(), right.kinds.describe());
         return fault(id, format!("{left} is never equal to {right}"));
     }
-    let (Some(a), Some(b)) = (&left.values, &right.values) else {
-        return Ok(());
-    };
-    // Two numbers may be equal although their texts differ.
-    if a.iter().any(|value| b.contains(value) || value.is_number()) {
+    if !left.excludes(right) {
         return Ok(());
     }
-    let (wanted, allowed) = if a.len() == 1 {
+    let is_constant = left.values.as_ref().is_some_and(|values| values.len() == 1);
+    let (wanted, allowed) = if is_constant {
         (left, right)
     } else {
         (right, left)

@@ -248,6 +248,107 @@ fn invalid_expressions_are_reported_at_their_column() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Checks a condition against this schema of the context.
+fn in_context(schema: &Value, source: &str) -> Result<Expression, ExpressionProblem> {
+    let context = Type::of_context(Some(schema));
+    Expression::condition(
+        source,
+        &Scope {
+            context: &context,
+            results: None,
+        },
+    )
+}
+
+#[test]
+fn fields_behind_any_reference_are_known() {
+    for reference in [
+        json!({"$ref": "#/$defs/a%20b"}),
+        json!({"$ref": "#named"}),
+        json!({"$dynamicRef": "#dynamic"}),
+    ] {
+        let mut schema = json!({
+            "properties": {"own": {}},
+            "$defs": {"a b": {
+                "$anchor": "named",
+                "$dynamicAnchor": "dynamic",
+                "properties": {"plan": {"enum": ["pro"]}}
+            }}
+        });
+        let (keyword, target) = reference.as_object().unwrap().iter().next().unwrap();
+        schema[keyword] = target.clone();
+        in_context(&schema, "context.plan == 'pro'").expect("known");
+        for source in ["context.plan == 'pr'", "context.plans == 1"] {
+            in_context(&schema, source).expect_err(&format!("{schema}: {source}"));
+        }
+    }
+    // What is not resolved may have any fields, also beside known ones.
+    for unknown in ["#missing", "#/$defs/missing", "https://example.com/x", "#"] {
+        let schema = json!({"properties": {"own": {}}, "$ref": unknown});
+        in_context(&schema, "context.plan == 'pro'").expect(unknown);
+    }
+}
+
+#[test]
+fn fields_of_a_recursive_schema_are_known_at_each_level() {
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2019-09/schema",
+        "properties": {"size": {"type": "integer"}, "left": {"$recursiveRef": "#"}}
+    });
+    in_context(&schema, "context.left.left.size + 1 == 2").expect("known");
+}
+
+#[test]
+fn open_branch_permits_each_value_of_a_field() {
+    let listed = json!({"properties": {"a": {"type": "string"}}});
+    for open in [
+        json!({"properties": {"b": {}}, "additionalProperties": true}),
+        json!({"properties": {"b": {}}, "additionalProperties": {"type": "integer"}}),
+        json!({"patternProperties": {"^a": {"type": "integer"}}, "properties": {"b": {}}}),
+        json!({"required": ["a"]}),
+        json!(true),
+    ] {
+        for branches in [json!([listed, open]), json!([open, listed])] {
+            for word in ["anyOf", "oneOf"] {
+                let schema = json!({word: branches});
+                in_context(&schema, "context.a == 5").expect(&schema.to_string());
+            }
+        }
+    }
+    let closed = json!({"anyOf": [listed, {"properties": {"b": {}}}]});
+    in_context(&closed, "context.a == 5").expect_err("only a string");
+    let parts = json!({"allOf": [
+        {"properties": {"l": {"items": {"properties": {"x": {}}}}}},
+        {"properties": {"l": {"items": {"properties": {"y": {}}}}}}
+    ]});
+    in_context(&parts, "context.l.all(i, i.x == i.y)").expect("fields of both");
+}
+
+/// JSON Schema counts 1.0 as an integer, and so do expressions.
+#[test]
+fn integers_of_a_schema_are_integers_in_expressions() {
+    let schema = json!({"properties": {
+        "n": {"type": "integer"},
+        "half": {"enum": [0.5, 1.5]},
+        "one": {"const": 1.0}
+    }});
+    for source in [
+        "context.n + 1 == 2",
+        "context.n + context.one == 2",
+        "context.half * 2.0 == 1.0",
+    ] {
+        let expression = in_context(&schema, source).expect(source);
+        let context = serde_json::from_str(r#"{"n": 1.0, "half": 0.5, "one": 10e-1}"#).unwrap();
+        let (task, budget) = (json!({}), Budget::new());
+        assert_eq!(
+            expression.holds(&Values::of_task(&context, &task, &budget)),
+            Ok(true),
+            "{source}"
+        );
+    }
+    in_context(&schema, "context.n + 1.0 == 2.0").expect_err("two kinds");
+}
+
 #[test]
 fn problem_on_a_later_line_is_reported_at_that_line() {
     let late = condition("true &&\n  'é' == context.pln").expect_err("unknown");

@@ -7,6 +7,21 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("context.a == 1", r#"{"a": 1}"#, "true"),
     ("context.a == 1", r#"{"a": 1.0}"#, "true"),
     ("context.a > 1", r#"{"a": 1.5}"#, "true"),
+    ("context.a + 1", r#"{"a": 1.0}"#, "2"),
+    ("context.a + 1", r#"{"a": -1.20e2}"#, "-119"),
+    ("context.a + 1", r#"{"a": 0.000e-7}"#, "1"),
+    ("context.a + 1", r#"{"a": 2500e-2}"#, "26"),
+    ("context.a + 1.0", r#"{"a": 250e-2}"#, "3.5"),
+    (
+        "context.a - 1",
+        r#"{"a": 9.223372036854775807e18}"#,
+        "9223372036854775806",
+    ),
+    (
+        "context.l.map(i, i % 2)",
+        r#"{"l": [1.0, 2.0, 3]}"#,
+        "[1, 0, 1]",
+    ),
     (
         "context.a == 9007199254740993",
         r#"{"a": 9007199254740993}"#,
@@ -131,7 +146,16 @@ fn failed_evaluation_states_the_reason() {
             r#"{"a": 123456789012345678901}"#,
             "`context.a` is 123456789012345678901, but in an expression an integer has at most 64 bits",
         ),
-        ("context.a > 1", r#"{"a": 1e16}"#, "below 2^53"),
+        (
+            "context.a == 1",
+            r#"{"a": 1e20}"#,
+            "`context.a` is 1e+20, but in an expression an integer has at most 64 bits",
+        ),
+        (
+            "context.a > 1",
+            r#"{"a": 9007199254740992.5}"#,
+            "a number with a fraction is below 2^53",
+        ),
         (
             "context.a + 1 == 2",
             r#"{"a": 9223372036854775807}"#,
@@ -145,7 +169,11 @@ fn failed_evaluation_states_the_reason() {
         ),
         ("context.l[5] == 2", r#"{"l": []}"#, "out of bounds"),
         ("context.a < 'x'", r#"{"a": true}"#, "no matching overload"),
-        ("1.0 / context.a", r#"{"a": 0.0}"#, "not a number in JSON"),
+        (
+            "1.0 / double(context.a)",
+            r#"{"a": 0.0}"#,
+            "not a number in JSON",
+        ),
     ] {
         let why = eval(source, context).expect_err(source);
         assert!(why.contains(message), "{source} of {context}: {why}");

@@ -215,6 +215,65 @@ fn defaults_beside_ref_follow_the_rules_of_the_draft() {
     );
 }
 
+/// The outer schema's default applies, then that of its reference, then those of `allOf`.
+#[test]
+fn default_of_the_outer_schema_takes_precedence() {
+    let general = json!({"properties": {
+        "region": {"default": "eu"},
+        "limits": {"default": {"cpu": 1}, "properties": {"cpu": {"default": 1}, "disk": {"default": 1}}},
+        "tags": {"items": {"properties": {"colour": {"default": "grey"}, "size": {"default": 1}}}}
+    }});
+    let own = json!({"properties": {
+        "region": {"default": "us"},
+        "limits": {"properties": {"cpu": {"default": 2}, "memory": {"default": 2}}},
+        "tags": {"items": {"properties": {"colour": {"default": "red"}}}}
+    }});
+    let with = |parts: Value| {
+        let mut schema = json!({"$defs": {"general": general}});
+        for (key, part) in parts.as_object().expect("object") {
+            schema[key] = part.clone();
+        }
+        schema
+    };
+    let reference = json!({"$ref": "#/$defs/general"});
+    let beside = json!({"$ref": "#/$defs/general", "properties": own["properties"]});
+    let completed = json!({
+        "region": "us",
+        "limits": {"cpu": 1, "memory": 2, "disk": 1},
+        "tags": [{"colour": "red", "size": 1}]
+    });
+    for parts in [
+        beside.clone(),
+        json!({"allOf": [reference], "properties": own["properties"]}),
+        json!({"allOf": [own, reference]}),
+        json!({"allOf": [{"allOf": [own]}, reference]}),
+        json!({"$ref": "#/$defs/own", "allOf": [reference], "$defs": {"own": own, "general": general}}),
+    ] {
+        let text = parts.to_string();
+        let added = apply(&schema(with(parts)), r#"{"tags":[{}]}"#);
+        let added = added.expect("valid").expect("completed");
+        let added: Value = serde_json::from_str(&added).expect("JSON");
+        assert_eq!(added, completed, "{text}");
+    }
+    // An object that an inner schema adds gets the defaults of the outer one.
+    let inner = schema(json!({
+        "allOf": [{"properties": {"a": {"default": {}, "properties": {"x": {"default": 1}}}}}],
+        "properties": {"a": {"properties": {"x": {"default": 2}, "y": {"default": 2}}}}
+    }));
+    assert_eq!(
+        apply(&inner, "{}"),
+        Ok(Some(r#"{"a":{"x":2,"y":2}}"#.into()))
+    );
+    let property = schema(json!({
+        "properties": {"a": {"$ref": "#/$defs/a", "default": "own"}, "b": {"$ref": "#/$defs/a"}},
+        "$defs": {"a": {"default": "general"}}
+    }));
+    assert_eq!(
+        apply(&property, "{}"),
+        Ok(Some(r#"{"a":"own","b":"general"}"#.into()))
+    );
+}
+
 #[test]
 fn defaults_of_a_recursive_schema_end_with_the_context() {
     let tree = schema(json!({
