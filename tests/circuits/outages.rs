@@ -256,7 +256,8 @@ async fn backlog_of_an_open_circuit_does_not_slow_other_services() {
     workers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// The oldest steps are the probes, and an outage has many of them.
+/// The oldest steps are the probes, and an outage has many of them. The circuit is open before the
+/// first of these steps, so that all their attempts of the outage are probes.
 #[tokio::test(flavor = "multi_thread")]
 async fn outage_with_many_probes_charges_no_attempts() {
     let test = TestDb::new().await;
@@ -265,11 +266,10 @@ async fn outage_with_many_probes_charges_no_attempts() {
     let mut client = tasker_worker::client::Client::connect(&server.url)
         .await
         .unwrap();
-    register(
-        &mut client,
-        &caller("call", "h", "billing").replace("limit: 20", "limit: 3"),
-    )
-    .await;
+    for (name, limit) in [("opener", "limit: 1"), ("probed", "limit: 3")] {
+        let template = caller(name, "h", "billing").replace("limit: 20", limit);
+        register(&mut client, &template).await;
+    }
     let policy = tasker::proto::Policy {
         cool_down_seconds: Some(0.2),
         max_cool_down_seconds: Some(0.2),
@@ -279,13 +279,23 @@ async fn outage_with_many_probes_charges_no_attempts() {
     set(&mut client, "billing", policy).await;
     let billing = Service::failing(100);
     let worker = billing.worker(&[&server.url], "h", 2);
-    submit_many(&mut client, "t/call", 12).await;
-    let probes = async || -> i64 {
-        let sql = "SELECT count(*) FROM attempts WHERE NOT charged AND outcome = 'retryable_error'";
-        db.query_one(sql, &[]).await.unwrap().get(0)
+    submit_many(&mut client, "t/opener", 5).await;
+    eventually("the circuit opens", || {
+        let mut client = client.clone();
+        async move {
+            (times(&circuit(&mut client, "billing").await, "circuit.opened") > 0).then_some(())
+        }
+    })
+    .await;
+    submit_many(&mut client, "t/probed", 4).await;
+    let failed = async |charged: bool| -> i64 {
+        let sql = "SELECT count(*) FROM attempts a JOIN tasks USING (task_id) JOIN templates USING (template_id)
+                    WHERE task_name = 'probed' AND a.outcome = 'retryable_error' AND a.charged = $1";
+        db.query_one(sql, &[&charged]).await.unwrap().get(0)
     };
+    // More than two for each step on average, so that one of them had as many as its limit.
     eventually("there were many probes", async || {
-        (probes().await >= 20).then_some(())
+        (failed(false).await >= 12).then_some(())
     })
     .await;
     billing.fail(0);
@@ -293,12 +303,13 @@ async fn outage_with_many_probes_charges_no_attempts() {
         (unfinished(&db).await == 0).then_some(())
     })
     .await;
-    let failed: i64 = db
-        .query_one("SELECT count(*) FROM tasks WHERE state <> 'complete'", &[])
+    assert_eq!(failed(true).await, 0, "an outage charged attempts");
+    let complete: i64 = db
+        .query_one("SELECT count(*) FROM tasks WHERE state = 'complete'", &[])
         .await
         .unwrap()
         .get(0);
-    assert_eq!(failed, 0, "an outage exhausted somebody's attempts");
+    assert_eq!(complete, 4, "an outage exhausted somebody's attempts");
     invariants(&db).await;
     worker.abort();
 }

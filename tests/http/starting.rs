@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tasker::{proto, store::template};
+use tasker::{proto, server::ServerConfig, store::template};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -78,7 +78,7 @@ async fn page_of_templates_ends_at_its_bytes() {
 async fn server_with_many_templates_starts() {
     let db = TestDb::new().await;
     many(&db, 12_000, 0).await;
-    let server = TestServer::start(&db).await;
+    let server = TestServer::spawn(&db, ServerConfig::default()).await;
     let mut client = server.client().await;
     let asked = Instant::now();
     let request = || proto::GetTemplateRequest {
@@ -102,7 +102,7 @@ async fn starting_server_is_live_and_not_ready() {
     lock.batch_execute("LOCK TABLE templates IN ACCESS EXCLUSIVE MODE")
         .await
         .unwrap();
-    let server = TestServer::start(&db).await;
+    let server = TestServer::spawn(&db, ServerConfig::default()).await;
     let get = async |path: &str| {
         let answer = reqwest::get(format!("{}{path}", server.url)).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())

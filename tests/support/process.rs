@@ -1,15 +1,39 @@
 //! The real binary, as a process that a test can kill.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
-use super::SCHEMA;
+use super::{SCHEMA, server::PATIENCE};
 
 /// Warnings and errors, and the changes of the database's health.
 const LOG: &str = "warn,tasker::engine::observe::health=info";
+
+/// Waits until the server at this URL has read its templates: before, it refuses calls that have
+/// waited for a second, which is short on a busy machine. Returns early if nothing listens there,
+/// as when the server's start failed.
+pub fn wait_until_started(url: &str) {
+    let address = url.trim_start_matches("http://");
+    let started = Instant::now();
+    while is_starting(address).unwrap_or_default() {
+        assert!(started.elapsed() < PATIENCE, "{url} did not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn is_starting(address: &str) -> std::io::Result<bool> {
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    Ok(answer.contains("starting: "))
+}
 
 /// A `tasker server` process. Dropping it kills it.
 pub struct ServerProcess {
@@ -19,7 +43,7 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts a server on a free port and returns once it listens.
+    /// Starts a server on a free port and returns once it has started.
     pub fn start(database_url: &str) -> Self {
         Self::start_at(database_url, "127.0.0.1:0")
     }
@@ -91,6 +115,7 @@ impl ServerProcess {
             url.starts_with("http://"),
             "the server did not start: {line:?}"
         );
+        wait_until_started(&url);
         Self { url, child, log }
     }
 
