@@ -35,6 +35,26 @@ impl Loops {
         ));
     }
 
+    /// Starts a task of a loop. It is dropped when the loops are asked to stop.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.spawn_until(async move { shutdown.cancelled().await }, task);
+    }
+
+    /// Starts a task of a loop. It is dropped at the given end, which may be after the shutdown.
+    pub fn spawn_until(
+        &self,
+        end: impl Future<Output = ()> + Send + 'static,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.running.spawn(async move {
+            tokio::select! {
+                () = end => {}
+                () = task => {}
+            }
+        });
+    }
+
     /// Declares that every loop has been started, so that `stop` can wait for all of them.
     pub fn all_started(&self) {
         self.running.close();
@@ -68,5 +88,39 @@ async fn guarded(
     {
         tracing::error!(name, "a loop of the engine has panicked");
         failed.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn stop_drops_the_tasks_of_the_loops_and_waits_for_it() {
+        let (loops, ended) = (Loops::default(), CancellationToken::new());
+        let on_drop = ended.clone().drop_guard();
+        loops.spawn(async move {
+            let _on_drop = on_drop;
+            std::future::pending().await
+        });
+        let (open, last) = (CancellationToken::new(), CancellationToken::new());
+        let (end, set) = (open.clone(), last.clone());
+        loops.spawn_until(async move { end.cancelled().await }, async move {
+            let _on_drop = set.drop_guard();
+            std::future::pending().await
+        });
+        loops.all_started();
+        let stopped = tokio::spawn({
+            let loops = loops.clone();
+            async move { loops.stop().await }
+        });
+        ended.cancelled().await;
+        assert!(
+            !last.is_cancelled() && !stopped.is_finished(),
+            "its end has not come"
+        );
+        open.cancel();
+        stopped.await.expect("it ends");
+        assert!(last.is_cancelled());
     }
 }

@@ -48,7 +48,8 @@ use self::{
         dispatch::Dispatcher,
         intake::{Intake, IntakeQueue},
         queue::SettleQueue,
-        settle::Settler,
+        runner::Runner,
+        settle::Settle,
     },
     cache::{backlog::Backlog, templates::TemplateCache},
     cluster::{membership::Membership, notifications::NotificationLoop},
@@ -171,7 +172,7 @@ impl Engine {
 
     /// Starts the loops that need nothing but the context.
     fn with_loops(server_id: Uuid, context: EngineContext, lease: Duration, loops: Loops) -> Self {
-        let (settler, settle) = Settler::new(context.clone());
+        let (results, settle) = Settle::new(context.clone(), loops.clone());
         let (intake_loop, intake) = Intake::new(context.clone(), settle.clone());
         let (auditor, audits) = Auditor::new(context.clone());
         let heartbeats = Heartbeats::default();
@@ -184,7 +185,9 @@ impl Engine {
         );
         let dispatcher = Dispatcher::new(context.clone(), settle.clone());
         let services = ServicesLoop::new(&context);
-        loops.start("settle", |end| settler.run(end));
+        loops.start("settle", |end| {
+            Runner::new(context.clone(), settle.clone(), results).run(end)
+        });
         loops.start("intake", |end| intake_loop.run(end));
         loops.start("dispatch", |end| dispatcher.run(end));
         loops.start("heartbeats", |end| leases.clone().run_heartbeats(end));

@@ -117,6 +117,9 @@ impl CapacityReservation {
 
     /// Frees the quota of the attempts that this transaction ends, for its own claims.
     pub fn frees(&mut self, changes: &Changes) {
+        if ended(changes).next().is_none() {
+            return;
+        }
         let known = self.services.lock();
         let limited: Vec<_> = known
             .active()

@@ -3,8 +3,12 @@
 //! so a batch is one input when idle and hundreds under load.
 
 pub mod dispatch;
-pub mod failing;
 pub mod intake;
+pub mod kind;
+pub mod outlets;
+pub mod policy;
+pub mod publish;
 pub mod queue;
+pub mod runner;
 pub mod settle;
 pub mod weigh;

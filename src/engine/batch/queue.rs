@@ -33,6 +33,7 @@ use crate::{
             verdicts::{EvaluationRequest, Verdicts},
         },
         hash::{HashMap, HashSet},
+        loops::Loops,
         plan::compiled::Plan,
     },
     store::{
@@ -54,6 +55,7 @@ pub struct SettleQueue {
     /// For inputs that hold their capacity already or need none.
     again: mpsc::UnboundedSender<PendingInput>,
     context: EngineContext,
+    loops: Loops,
     shares: Shares,
     aside: Arc<AtomicUsize>,
 }
@@ -75,6 +77,7 @@ impl Drop for Aside {
 impl SettleQueue {
     pub(super) fn new(
         context: EngineContext,
+        loops: Loops,
         sender: mpsc::Sender<PendingInput>,
         again: mpsc::UnboundedSender<PendingInput>,
     ) -> Self {
@@ -84,6 +87,7 @@ impl SettleQueue {
             weight,
             again,
             context,
+            loops,
             shares: Shares::default(),
             aside: Arc::default(),
         }
@@ -207,7 +211,11 @@ impl SettleQueue {
     pub(super) fn evaluate_aside(&self, mut pending: PendingInput, ask: EvaluationRequest) {
         self.aside.fetch_add(1, Relaxed);
         let (queue, aside) = (self.clone(), Aside(Arc::clone(&self.aside)));
-        tokio::spawn(async move {
+        // Not until the shutdown alone: the settle loop waits for the last evaluations, and ends
+        // when nothing more can be settled.
+        let again = self.again.clone();
+        let settled = async move { again.closed().await };
+        self.loops.spawn_until(settled, async move {
             // A large input gives up its place in the queue for one in its namespace's share, so
             // that only its own namespace waits.
             if matches!(pending.place, HeldCapacity::Queue { .. }) && pending.size() > SMALL_BYTES {

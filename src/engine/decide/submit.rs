@@ -214,6 +214,9 @@ pub fn add(changes: &mut Changes, task: &Prepared, now: SystemTime) {
 /// Marks tasks as started whose root is claimed in the transaction that stores them. The task's
 /// start precedes its step's start in the log.
 pub fn start_claimed(changes: &mut Changes) {
+    if changes.new_tasks.is_empty() {
+        return;
+    }
     let claimed: HashSet<Uuid> = changes
         .new_live
         .iter()
