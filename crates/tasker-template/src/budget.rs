@@ -115,9 +115,14 @@ pub mod tests {
 
     /// The longest time of one judgement within its budget: for an optimised build, or for a test
     /// build, which is many times slower, on a loaded machine.
-    /// `cargo test --release --lib counted -- --nocapture` prints the times.
+    /// `cargo test --release -p tasker-template --lib cost_ -- --nocapture --test-threads 1` prints
+    /// the times.
     const PATIENCE: Duration =
-        Duration::from_millis(if cfg!(debug_assertions) { 30_000 } else { 250 });
+        Duration::from_millis(if cfg!(debug_assertions) { 10_000 } else { 250 });
+
+    /// The steps of the budget at whose edge a test measures: those of an input, or a part of them
+    /// in a test build.
+    pub const EDGE: u64 = MAX_JUDGING_STEPS / if cfg!(debug_assertions) { 50 } else { 1 };
 
     /// How often a search halves its distance to the edge of the budget: an optimised build
     /// measures at the edge, a test build only near it.

@@ -30,7 +30,9 @@ impl TypeReader {
         if let Some(known) = self.known.get(&text) {
             return known.clone();
         }
-        let flat = schema::flattened(schema);
+        let Some(flat) = schema::flattened(schema) else {
+            return Type::open();
+        };
         let mut reader = Reader {
             root: &flat,
             anchors: Anchors::of(&flat),

@@ -1,5 +1,5 @@
-//! Refuses schemas whose validation could take forever: loops that never reach a value, and work
-//! that doubles with each level.
+//! Refuses schemas whose compilation could take forever or exhaust the stack, and those whose cost
+//! doubles with each level of a document. The cost of all others is counted per document (`walk`).
 
 use std::collections::HashMap;
 
@@ -14,8 +14,6 @@ use crate::cycles::{find_cycles, strong_components};
 pub const MAX_SCHEMA_PATHS: u64 = 20_000;
 /// Largest nesting depth of subschemas, with references followed.
 pub const MAX_SCHEMA_DEPTH: usize = 500;
-/// The most schemas that may apply to one value, each counted as often as it is applied.
-pub const MAX_SAME_VALUE_WORK: u64 = 1_000;
 /// Largest nesting depth of schemas for one value (`allOf`, `$ref` and their like). A recursive
 /// schema goes through all of them at each level of a context, on the stack.
 pub const MAX_SAME_VALUE_DEPTH: usize = 12;
@@ -53,8 +51,6 @@ pub(super) fn check(survey: &Survey, problems: &mut Vec<SchemaProblem>) {
         format!(
             "more than {MAX_SAME_VALUE_DEPTH} schemas lead from one to the next for the same value"
         )
-    } else if same_value_work(places, &same_value) > MAX_SAME_VALUE_WORK {
-        format!("more than {MAX_SAME_VALUE_WORK} schemas apply to the same value")
     } else {
         return;
     };
@@ -146,21 +142,4 @@ fn measure(edges: &[Vec<usize>]) -> Size {
         }
     }
     size
-}
-
-/// The largest number of schemas that apply to one value.
-fn same_value_work(places: &[Place], edges: &[Vec<usize>]) -> u64 {
-    let group = strong_components(edges);
-    let mut order: Vec<usize> = (0..edges.len()).collect();
-    order.sort_by_key(|place| std::cmp::Reverse(group[*place])); // Targets come first.
-    let mut work = vec![0_u64; edges.len()];
-    for place in order {
-        let below = edges[place]
-            .iter()
-            .fold(0_u64, |sum, target| sum.saturating_add(work[*target]));
-        // At each level of nesting, so that the work may double with each.
-        let rounds = if places[place].looks_twice { 2 } else { 1 };
-        work[place] = below.saturating_mul(rounds).saturating_add(1);
-    }
-    work.into_iter().max().unwrap_or(0)
 }

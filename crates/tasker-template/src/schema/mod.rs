@@ -22,7 +22,7 @@ mod tests;
 mod walk;
 
 use jsonschema::{Draft, PatternOptions, Registry, Resource, ValidationOptions, Validator};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::budget::{Budget, TooCostly};
 use defaults::{FillError, Filler};
@@ -98,7 +98,7 @@ impl ContextSchema {
     /// # Errors
     /// All the problems that can be found at once, at most [`MAX_VIOLATIONS`].
     pub fn compile(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
-        Self::compile_for(schema, true)
+        Self::compile_within(schema, true, &mut Allowance::default())
     }
 
     /// Compiles the schema of a step's result, which may be of any type.
@@ -106,10 +106,19 @@ impl ContextSchema {
     /// # Errors
     /// As for [`Self::compile`].
     pub fn compile_result(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
-        Self::compile_for(schema, false)
+        Self::compile_within(schema, false, &mut Allowance::default())
     }
 
-    fn compile_for(schema: &Value, of_context: bool) -> Result<Self, Vec<SchemaProblem>> {
+    /// Compiles the schema of a context or of a result at the expense of `allowance`.
+    pub(crate) fn compile_within(
+        schema: &Value,
+        of_context: bool,
+        allowance: &mut Allowance,
+    ) -> Result<Self, Vec<SchemaProblem>> {
+        // Before all pointers are made.
+        if !pointer::are_bounded(schema) {
+            return Err(vec![long_pointers()]);
+        }
         let draft = Draft::default().detect(schema);
         // Without a draft no keyword has a meaning, so this problem is returned alone.
         if draft == Draft::Unknown {
@@ -127,7 +136,7 @@ impl ContextSchema {
                 message: message.into(),
             });
         }
-        let survey = Survey::of(schema, draft, &mut problems);
+        let survey = Survey::of(schema, draft, allowance, &mut problems);
         // The cost is checked before the validator is built: its bounds keep the build within the
         // stack, too.
         cost::check(&survey, &mut problems);
@@ -144,13 +153,8 @@ impl ContextSchema {
         };
         // Last: filling and compiling the defaults is safe only within the bounds that were checked
         // above.
-        finish(compiled.default_problems())?;
+        finish(compiled.default_problems(&allowance.budget))?;
         Ok(compiled)
-    }
-
-    /// The number of patterns in the schema.
-    pub fn patterns(&self) -> usize {
-        self.survey.patterns
     }
 
     /// Completes and validates a context: `default`s of `properties` are added where the property
@@ -200,7 +204,7 @@ impl ContextSchema {
     /// As for [`Self::apply`].
     pub fn check(&self, document: &Value, budget: &Budget) -> Result<(), Misfit> {
         // The walk spends the whole cost first, since the validator cannot be interrupted.
-        walk::count(&self.meter, document, Question::Fits, budget)
+        walk::count(&self.meter, 0, document, Question::Fits, budget)
             .map_err(|error| error.of(|| "the document against its schema".into()))?;
         if self.validator.is_valid(document) {
             return Ok(());
@@ -228,7 +232,7 @@ impl ContextSchema {
         // off the real one.
         let affords = |question| {
             let trial = Budget::of(afforded.min(budget.left()));
-            walk::count(&self.meter, document, question, &trial).is_ok()
+            walk::count(&self.meter, 0, document, question, &trial).is_ok()
                 && budget.spend(trial.spent()).is_ok()
         };
         // From the most informative answer to the cheapest: all errors, the first one, the bare
@@ -258,70 +262,148 @@ impl ContextSchema {
 
     /// The defaults that do not fit the schema around them, after the defaults inside each were
     /// applied.
-    fn default_problems(&self) -> Vec<SchemaProblem> {
+    fn default_problems(&self, budget: &Budget) -> Vec<SchemaProblem> {
         if self.survey.defaults.is_empty() {
             return Vec::new();
         }
-        // One registry for all defaults, since it takes a copy of the whole schema.
-        let resource = Resource::from_contents(self.schema.clone());
-        let registry = Registry::new()
-            .add(SELF_URI, resource)
-            .and_then(jsonschema::RegistryBuilder::prepare);
-        let registry = match registry {
-            Ok(registry) => registry,
-            Err(error) => {
+        let validator = match self.default_validator() {
+            Ok(validator) => validator,
+            Err(message) => {
                 return vec![SchemaProblem {
                     pointer: String::new(),
-                    message: error.to_string(),
+                    message,
                 }];
             }
         };
-        self.survey
-            .defaults
-            .iter()
-            .filter_map(|owner| self.default_problem(owner, &registry))
-            .collect()
+        let mut problems = Vec::new();
+        for place in &self.survey.defaults {
+            let Err(misfit) = self.check_default(*place, &validator, budget) else {
+                continue;
+            };
+            let pointer = format!("{}/default", self.survey.places[*place].pointer);
+            let (message, is_last) = match misfit {
+                DefaultMisfit::Refused(message) => (message, false),
+                DefaultMisfit::TooCostly(error) => (too_costly_defaults(&error), true),
+            };
+            problems.push(SchemaProblem { pointer, message });
+            // The budget is spent, so the rest stays unchecked.
+            if is_last {
+                break;
+            }
+        }
+        problems
     }
 
-    fn default_problem(&self, owner: &str, registry: &Registry<'_>) -> Option<SchemaProblem> {
-        let problem = |message: String| {
-            Some(SchemaProblem {
-                pointer: format!("{owner}/default"),
-                message,
-            })
+    /// One validator for all defaults: of an object that has each default under the number of its
+    /// place. A validator for each of them would compile the schema as often.
+    fn default_validator(&self) -> Result<Validator, String> {
+        let resource = Resource::from_contents(self.schema.clone());
+        let registry = Registry::new()
+            .add(SELF_URI, resource)
+            .and_then(jsonschema::RegistryBuilder::prepare)
+            .map_err(|error| error.to_string())?;
+        let part = |place: &usize| {
+            // A reference into the whole schema: the part alone would lose the definitions that it
+            // refers to.
+            let fragment = pointer::to_fragment(&self.survey.places[*place].pointer);
+            let reference = json!({ "$ref": format!("{SELF_URI}#{fragment}") });
+            (place.to_string(), reference)
         };
-        let mut default = self.schema.pointer(owner)?.get("default")?.clone();
-        // A fresh budget, since a registration has no input whose budget could pay.
-        if let Err(error) = self.filler(&Budget::new()).fill(owner, &mut default) {
-            return problem(error.to_string());
-        }
-        // A reference into the whole schema: the part alone would lose the definitions that it
-        // refers to.
-        let part = json!({ "$ref": format!("{SELF_URI}#{}", pointer::to_fragment(owner)) });
+        let parts: Map<String, Value> = self.survey.defaults.iter().map(part).collect();
         // The wrapper has no `$schema` from which the draft could be detected.
-        match options()
+        options()
             .with_draft(self.survey.draft)
-            .with_registry(registry)
-            .build(&part)
-        {
-            Ok(validator) => match validator.validate(&default) {
-                Ok(()) => None,
-                Err(error) => problem(format!(
-                    "the default does not match: {}",
-                    message::violation(&error).message
-                )),
-            },
-            Err(error) => problem(message::schema_problem(&error).message),
+            .with_registry(&registry)
+            .build(&json!({ "properties": parts }))
+            .map_err(|error| message::schema_problem(&error).message)
+    }
+
+    fn check_default(
+        &self,
+        place: usize,
+        validator: &Validator,
+        budget: &Budget,
+    ) -> Result<(), DefaultMisfit> {
+        let owner = &self.survey.places[place].pointer;
+        let Some(default) = self.schema.pointer(owner).and_then(|s| s.get("default")) else {
+            return Ok(());
+        };
+        // Two copies: into the object that is checked.
+        budget.spend(2 * meter::comparison(default))?;
+        let mut default = default.clone();
+        self.filler(budget)
+            .fill(owner, &mut default)
+            .map_err(|error| match error {
+                FillError::TooCostly(error) => DefaultMisfit::TooCostly(error),
+                error => DefaultMisfit::Refused(error.to_string()),
+            })?;
+        walk::count(&self.meter, place, &default, Question::Fits, budget)?;
+        let wrapped = Value::Object(Map::from_iter([(place.to_string(), default)]));
+        if validator.is_valid(&wrapped) {
+            return Ok(());
+        }
+        let default = &wrapped[place.to_string()];
+        let why = match walk::count(&self.meter, place, default, Question::FirstError, budget) {
+            Ok(()) => validator.validate(&wrapped).err(),
+            Err(_) => None,
+        };
+        Err(DefaultMisfit::Refused(match why {
+            Some(error) => format!(
+                "the default does not match: {}",
+                message::violation(&error).message
+            ),
+            None => "the default does not match its schema".into(),
+        }))
+    }
+}
+
+/// Why a default was refused.
+enum DefaultMisfit {
+    Refused(String),
+    TooCostly(TooCostly),
+}
+
+impl From<TooCostly> for DefaultMisfit {
+    fn from(error: TooCostly) -> Self {
+        DefaultMisfit::TooCostly(error)
+    }
+}
+
+fn too_costly_defaults(
+    TooCostly {
+        needed, allowed, ..
+    }: &TooCostly,
+) -> String {
+    format!(
+        "checking the defaults takes at least {needed} steps, but all defaults of a template have {allowed}; \
+         expected smaller defaults or a simpler schema"
+    )
+}
+
+/// The work that compiling the schemas of one template may take.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    /// The number of patterns that are left.
+    patterns: usize,
+    /// Steps to check the defaults, as many as one input has: a default is judged like an input.
+    budget: Budget,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Allowance {
+            patterns: MAX_PATTERNS,
+            budget: Budget::new(),
         }
     }
 }
 
 /// The schema with each reference rewritten as `#/...`, even where parts of it have their own
-/// `$id`.
-pub(crate) fn flattened(schema: &Value) -> std::borrow::Cow<'_, Value> {
+/// `$id`; `None` for a schema that cannot be compiled.
+pub(crate) fn flattened(schema: &Value) -> Option<std::borrow::Cow<'_, Value>> {
     match Draft::default().detect(schema) {
-        Draft::Unknown => std::borrow::Cow::Borrowed(schema),
-        draft => identity::flatten(schema, draft),
+        Draft::Unknown => None,
+        draft => pointer::are_bounded(schema).then(|| identity::flatten(schema, draft)),
     }
 }
 
@@ -364,6 +446,16 @@ fn unknown_draft() -> SchemaProblem {
     SchemaProblem {
         pointer: "/$schema".into(),
         message: message.into(),
+    }
+}
+
+fn long_pointers() -> SchemaProblem {
+    SchemaProblem {
+        pointer: String::new(),
+        message: format!(
+            "the names in the schema are too long for its depth: its JSON pointers have more than {} bytes in all",
+            pointer::MAX_POINTER_BYTES
+        ),
     }
 }
 

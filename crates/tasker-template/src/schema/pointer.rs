@@ -2,6 +2,33 @@
 
 use std::fmt::Write;
 
+use serde_json::Value;
+
+/// The most bytes of the pointers of all values of a schema: a long name repeats in the pointer of
+/// each value below it.
+pub(super) const MAX_POINTER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Whether the pointers of all values in `root` have at most [`MAX_POINTER_BYTES`] together.
+pub(super) fn are_bounded(root: &Value) -> bool {
+    let mut left = MAX_POINTER_BYTES;
+    spend(root, 0, &mut left).is_some()
+}
+
+/// Takes the lengths of the pointers off `left`; `None` if it does not suffice.
+fn spend(value: &Value, length: usize, left: &mut usize) -> Option<()> {
+    *left = left.checked_sub(length)?;
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .try_for_each(|(key, value)| spend(value, length + 1 + key.len(), left)),
+        // An index has at most six digits in a template.
+        Value::Array(items) => items
+            .iter()
+            .try_for_each(|value| spend(value, length + 7, left)),
+        _ => Some(()),
+    }
+}
+
 /// The pointer of `key` in the value at `parent`.
 pub(super) fn join(parent: &str, key: &str) -> String {
     // `~` first: afterwards it would escape the `~` of `~1` again.

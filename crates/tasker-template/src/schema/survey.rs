@@ -10,7 +10,7 @@ use super::keywords::{self, Role, Shape};
 use super::message::cut;
 use super::pattern::Effort;
 use super::reference::{ANCHORS, Anchors, REFERENCES};
-use super::{MAX_PATTERNS, MAX_VIOLATIONS, SchemaProblem, options, pointer};
+use super::{Allowance, MAX_PATTERNS, MAX_VIOLATIONS, SchemaProblem, options, pointer};
 use crate::text::did_you_mean;
 
 /// Keywords that may stand beside a `$ref`, although draft 7 and older read only the `$ref`.
@@ -31,10 +31,8 @@ const HARMLESS_BESIDE_REF: [&str; 9] = [
 pub(super) struct Survey {
     pub draft: Draft,
     pub places: Vec<Place>,
-    /// Pointers of the schemas that have a `default`.
-    pub defaults: Vec<String>,
-    /// Number of patterns.
-    pub patterns: usize,
+    /// The schemas that have a `default`, as indices into [`Survey::places`].
+    pub defaults: Vec<usize>,
     anchors: Anchors,
     /// The parts that the validator does not check.
     pub warnings: Vec<SchemaProblem>,
@@ -47,9 +45,6 @@ pub(super) struct Survey {
 pub(super) struct Place {
     pub pointer: String,
     pub edges: Vec<Edge>,
-    /// Whether `unevaluatedProperties` or `unevaluatedItems` make the validator apply the schemas
-    /// beside it again.
-    pub looks_twice: bool,
 }
 
 /// An edge from one schema to another.
@@ -62,12 +57,16 @@ pub(super) struct Edge {
 
 impl Survey {
     /// Visits every schema that `root` contains or refers to.
-    pub fn of(root: &Value, draft: Draft, problems: &mut Vec<SchemaProblem>) -> Survey {
+    pub fn of(
+        root: &Value,
+        draft: Draft,
+        allowance: &mut Allowance,
+        problems: &mut Vec<SchemaProblem>,
+    ) -> Survey {
         let survey = Survey {
             draft,
             places: Vec::new(),
             defaults: Vec::new(),
-            patterns: 0,
             anchors: Anchors::default(),
             warnings: Vec::new(),
             efforts: HashMap::new(),
@@ -77,6 +76,9 @@ impl Survey {
             survey,
             index: HashMap::new(),
             references: Vec::new(),
+            patterns: 0,
+            hints: 0,
+            allowance,
             problems,
         };
         walk.visit(String::new());
@@ -119,6 +121,11 @@ struct Walk<'s, 'p> {
     index: HashMap<String, usize>,
     /// The references to follow: their place, their keyword and their text.
     references: Vec<(usize, &'static str, &'s str)>,
+    /// Number of patterns so far.
+    patterns: usize,
+    /// Number of searches for a similar word so far.
+    hints: usize,
+    allowance: &'p mut Allowance,
     problems: &'p mut Vec<SchemaProblem>,
 }
 
@@ -148,7 +155,6 @@ impl<'s> Walk<'s, '_> {
             self.survey.places.push(Place {
                 pointer: pointer.clone(),
                 edges: Vec::new(),
-                looks_twice: false,
             });
             self.survey.places.len() - 1
         })
@@ -182,12 +188,8 @@ impl<'s> Walk<'s, '_> {
             return;
         };
         if schema.contains_key("default") {
-            self.survey.defaults.push(at.clone());
+            self.survey.defaults.push(place);
         }
-        let unevaluated = ["unevaluatedProperties", "unevaluatedItems"];
-        self.survey.places[place].looks_twice = unevaluated
-            .iter()
-            .any(|keyword| schema.contains_key(*keyword));
         self.check_identity(schema, &at);
         self.check_format(schema, &at);
         if let Some(Value::String(pattern)) = schema.get("pattern") {
@@ -199,7 +201,10 @@ impl<'s> Walk<'s, '_> {
             let here = pointer::join(&at, keyword);
             match keywords::shape(keyword, self.survey.draft) {
                 None if keywords::is_foreign_note(keyword) => self.warn(here, foreign(keyword)),
-                None => self.report(here, self.unknown(keyword)),
+                None => {
+                    let message = self.unknown(keyword);
+                    self.report(here, message);
+                }
                 Some(_) if only_ref && !HARMLESS_BESIDE_REF.contains(&keyword.as_str()) => {
                     self.report(
                         here,
@@ -285,7 +290,7 @@ impl<'s> Walk<'s, '_> {
             let hint = match format.as_str() {
                 "int8" | "int16" | "int32" | "int64" | "uint8" | "uint16" | "uint32" | "uint64"
                 | "uint" => "; `minimum` and `maximum` would bound the number".into(),
-                _ => did_you_mean(format, FORMATS),
+                _ => self.hint(format, FORMATS),
             };
             self.warn(
                 pointer::join(at, "format"),
@@ -295,11 +300,22 @@ impl<'s> Walk<'s, '_> {
     }
 
     fn check_pattern(&mut self, pattern: &str, at: String) {
-        self.survey.patterns += 1;
+        self.patterns += 1;
         // Counted before the compilation, which is the expensive part.
-        if self.survey.patterns > MAX_PATTERNS {
+        if self.patterns > MAX_PATTERNS {
             self.report(at, format!("a schema has at most {MAX_PATTERNS} patterns"));
-        } else if options().build(&json!({ "pattern": pattern })).is_err() {
+        } else if self.allowance.patterns == 0 {
+            let message =
+                format!("the schemas of a template have at most {MAX_PATTERNS} patterns together");
+            self.report("", message);
+        } else {
+            self.allowance.patterns -= 1;
+            self.measure_pattern(pattern, at);
+        }
+    }
+
+    fn measure_pattern(&mut self, pattern: &str, at: String) {
+        if options().build(&json!({ "pattern": pattern })).is_err() {
             let message = "expected a regular expression without look-around and back references, and not too large";
             self.report(at, format!("{message}, found `{}`", cut(pattern)));
         } else if !self.survey.efforts.contains_key(pattern) {
@@ -310,14 +326,24 @@ impl<'s> Walk<'s, '_> {
         }
     }
 
-    fn unknown(&self, keyword: &str) -> String {
-        let hint = did_you_mean(keyword, keywords::all(self.survey.draft));
+    fn unknown(&mut self, keyword: &str) -> String {
+        let hint = self.hint(keyword, keywords::all(self.survey.draft));
         let rule = if hint.is_empty() {
             "; own annotations begin with `x-`"
         } else {
             ""
         };
         format!("unknown keyword `{}`{hint}{rule}", cut(keyword))
+    }
+
+    /// As [`did_you_mean`], for as many words as are listed at most.
+    fn hint<'c>(&mut self, word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+        self.hints += 1;
+        if self.hints > MAX_VIOLATIONS {
+            String::new()
+        } else {
+            did_you_mean(word, candidates)
+        }
     }
 
     fn warn(&mut self, pointer: String, message: String) {

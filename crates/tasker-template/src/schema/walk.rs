@@ -3,6 +3,7 @@
 //! The count visits the same pairs of place and value as the validator, and takes the cost of each
 //! off the budget, so that it stops as soon as the budget is spent.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -15,6 +16,8 @@ use crate::budget::{Budget, TooCostly};
 
 /// Steps to build one error: its place and its message.
 const ERROR: u64 = 40;
+/// Bytes of an error's pointer that cost as much as one step.
+const POINTER_BYTES_PER_STEP: usize = 256;
 /// The validator searches lists up to this length for equal items pair by pair, longer ones by
 /// hash.
 const PAIRWISE_ITEMS: usize = 15;
@@ -32,14 +35,27 @@ pub(super) enum Question {
     Errors { copies: bool },
 }
 
-/// Takes the most steps that the answer can cost off the budget.
-pub(super) fn count(meter: &Meter, value: &Value, question: Question, budget: &Budget) -> Counted {
-    Walk { meter, budget }.visit(0, value, question)
+/// Takes the most steps that the answer for the schema at a place can cost off the budget.
+pub(super) fn count(
+    meter: &Meter,
+    place: usize,
+    value: &Value,
+    question: Question,
+    budget: &Budget,
+) -> Counted {
+    let walk = Walk {
+        meter,
+        budget,
+        path: Cell::new(0),
+    };
+    walk.visit(place, value, question)
 }
 
 struct Walk<'w> {
     meter: &'w Meter,
     budget: &'w Budget,
+    /// Bytes of the pointer of the current value, which each error of it holds.
+    path: Cell<usize>,
 }
 
 /// Remaining work for the current value.
@@ -64,6 +80,15 @@ impl Walk<'_> {
             }
             next = open.pop();
         }
+        Ok(())
+    }
+
+    /// As [`Walk::visit`], for the value of a property.
+    fn property(&self, place: usize, name: &str, value: &Value, question: Question) -> Counted {
+        let path = self.path.get();
+        self.path.set(path + 1 + name.len());
+        self.visit(place, value, question)?;
+        self.path.set(path);
         Ok(())
     }
 
@@ -107,8 +132,9 @@ impl Walk<'_> {
         // The worst case: each keyword reports an error, with a copy of the value where errors are
         // owned.
         if let Question::Errors { copies } = question {
+            let error = ERROR + (self.path.get() / POINTER_BYTES_PER_STEP) as u64;
             self.budget
-                .spend((1 + node.keywords).saturating_mul(ERROR))?;
+                .spend((1 + node.keywords).saturating_mul(error))?;
             if copies {
                 self.budget
                     .spend((1 + node.keywords).saturating_mul(self.size(value)?))?;
@@ -148,13 +174,13 @@ impl Walk<'_> {
         if map.len() < node.named.len() {
             for (name, value) in map {
                 if let Some(child) = node.named.get(name) {
-                    self.visit(*child, value, question)?;
+                    self.property(*child, name, value, question)?;
                 }
             }
         } else {
             for (name, child) in &node.named {
                 if let Some(value) = map.get(name) {
-                    self.visit(*child, value, question)?;
+                    self.property(*child, name, value, question)?;
                 }
             }
         }
@@ -162,21 +188,21 @@ impl Walk<'_> {
         for (effort, child) in &node.patterns {
             for (name, value) in map {
                 self.budget.spend(effort.of(name.len()))?;
-                self.visit(*child, value, question)?;
+                self.property(*child, name, value, question)?;
             }
         }
         // Names that a pattern matches are counted here, too, since no pattern is matched.
         if let Some(child) = node.additional {
-            for (_, value) in map
+            for (name, value) in map
                 .iter()
                 .filter(|(name, _)| !node.named.contains_key(*name))
             {
-                self.visit(child, value, question)?;
+                self.property(child, name, value, question)?;
             }
         }
         if let Some(child) = node.unevaluated_properties {
-            map.values()
-                .try_for_each(|value| self.visit(child, value, question))?;
+            map.iter()
+                .try_for_each(|(name, value)| self.property(child, name, value, question))?;
         }
         if let Some(child) = node.property_names {
             // The name is a temporary value, so the validator copies it into each error.

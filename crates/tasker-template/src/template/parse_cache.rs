@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::expression::{Expression, ExpressionProblem, Parsed, Scope, TypeReader};
 use crate::limits::MAX_EXPRESSIONS_BYTES;
-use crate::schema::{ContextSchema, MAX_PATTERNS, SchemaProblem};
+use crate::schema::{Allowance, ContextSchema, SchemaProblem};
 use crate::yaml::fields::{Field, Fields};
 use crate::yaml::problem::Problems;
 
@@ -18,7 +18,8 @@ pub(super) struct ParseCache {
     expressions: HashMap<String, Result<Parsed, ExpressionProblem>>,
     expressions_bytes: usize,
     schemas: HashMap<(String, bool), Judged>,
-    patterns: usize,
+    /// The work that the schemas may still take.
+    allowance: Allowance,
 }
 
 /// The problems and warnings of a schema.
@@ -111,27 +112,12 @@ impl ParseCache {
         if let Some(known) = self.schemas.get(&key) {
             return known.clone();
         }
-        let compiled = if of_context {
-            ContextSchema::compile(schema)
-        } else {
-            ContextSchema::compile_result(schema)
-        };
+        let compiled = ContextSchema::compile_within(schema, of_context, &mut self.allowance);
         let judged = match compiled {
-            Ok(compiled) => {
-                self.patterns += compiled.patterns();
-                let message = format!(
-                    "the schemas of a template have at most {MAX_PATTERNS} patterns together"
-                );
-                let too_many = SchemaProblem {
-                    pointer: String::new(),
-                    message,
-                };
-                let problems = Vec::from_iter((self.patterns > MAX_PATTERNS).then_some(too_many));
-                Judged {
-                    problems,
-                    warnings: compiled.warnings().to_vec(),
-                }
-            }
+            Ok(compiled) => Judged {
+                problems: Vec::new(),
+                warnings: compiled.warnings().to_vec(),
+            },
             Err(problems) => Judged {
                 problems,
                 warnings: Vec::new(),

@@ -1,15 +1,17 @@
 //! The cost of judging: for each keyword, a document inside the budget is judged in time, and one
 //! outside is refused at once.
 //!
-//! Each case is a schema and a document that grows with a number. The times are those of a test
-//! build on a loaded machine; an optimised build takes a quarter of a second at the edge.
+//! Each case is a schema and a document that grows with a number. An optimised build measures at
+//! the edge of the budget of an input, for which it has a quarter of a second; a test build measures
+//! at the edge of a smaller one.
 
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::budget::tests::{ROUNDS, in_time};
+use crate::budget::MAX_JUDGING_STEPS;
+use crate::budget::tests::{EDGE, ROUNDS, in_time};
 
 /// The most bytes of a client's document.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -33,11 +35,24 @@ fn many(count: usize, part: impl Fn(usize) -> Value) -> Vec<Value> {
 /// The largest document of the case that is judged, and the smallest that is refused, as far as the
 /// search went. Asserts that each judgement ends in time.
 fn edges(schema: &Value, document: impl Fn(usize) -> Value) -> (usize, Option<usize>) {
+    edges_of(EDGE, schema, document)
+}
+
+/// As [`edges`], with the whole budget of an input.
+fn edges_of_input(schema: &Value, document: impl Fn(usize) -> Value) -> (usize, Option<usize>) {
+    edges_of(MAX_JUDGING_STEPS, schema, document)
+}
+
+fn edges_of(
+    steps: u64,
+    schema: &Value,
+    document: impl Fn(usize) -> Value,
+) -> (usize, Option<usize>) {
     let source = schema.to_string();
     let schema = ContextSchema::compile_result(schema)
         .unwrap_or_else(|problems| panic!("{source}: {problems:?}"));
     let is_judged = |value: &Value, size: usize| {
-        let budget = Budget::new();
+        let budget = Budget::of(steps);
         let began = Instant::now();
         let verdict = schema.check(value, &budget);
         let what = &source[..source.len().min(60)];
@@ -109,7 +124,7 @@ fn cost_includes_each_comparison() {
     edges(&json!({"items": {"const": long.clone()}}), |n| {
         rows(n, |_| json!(long))
     });
-    let (judged, over) = edges(&json!({"uniqueItems": true}), |n| {
+    let (judged, over) = edges_of_input(&json!({"uniqueItems": true}), |n| {
         rows(n, |i| json!(format!("item {i}")))
     });
     assert!(judged >= 32_000 && over.is_none(), "{judged} {over:?}");
@@ -120,7 +135,7 @@ fn cost_includes_each_comparison() {
 fn cost_includes_each_number() {
     // A test build takes the ends only, for its time.
     let lengths: &[usize] = if cfg!(debug_assertions) {
-        &[7, 1_000]
+        &[7, 500]
     } else {
         &[7, 20, 100, 1_000, 4_000]
     };
@@ -189,7 +204,7 @@ fn cost_includes_each_pattern() {
         "^[0-9a-f]{8}-[0-9a-f]{4}$",
         "^(red|green|blue)$",
     ] {
-        let (judged, over) = edges(&json!({"items": {"pattern": pattern}}), |n| {
+        let (judged, over) = edges_of_input(&json!({"items": {"pattern": pattern}}), |n| {
             rows(n, |_| json!("ab12cdef-ab12"))
         });
         assert!(over.is_none(), "{pattern}: {judged} {over:?}");
@@ -252,6 +267,31 @@ fn cost_includes_each_applicator() {
     );
 }
 
+/// Each level of a document doubles the work of `unevaluatedProperties` and `unevaluatedItems`: the
+/// validator applies the schemas beside them a second time.
+#[test]
+fn cost_includes_each_doubling() {
+    let recursive = |part: Value| json!({"$ref": "#/$defs/n", "$defs": {"n": part}});
+    let objects = |n: usize| (0..n).fold(json!({}), |inner, _| json!({"c": inner}));
+    let lists = |n: usize| (0..n).fold(json!([]), |inner, _| json!([inner]));
+    let child = json!({"$ref": "#/$defs/n"});
+    for part in [
+        json!({"allOf": [{"properties": {"c": child}}], "unevaluatedProperties": false}),
+        json!({"allOf": [{"unevaluatedProperties": child}], "unevaluatedProperties": false}),
+        json!({"anyOf": [{"patternProperties": {"c": child}}, false], "unevaluatedProperties": false}),
+    ] {
+        let (judged, over) = edges(&recursive(part), objects);
+        assert!(judged >= 2 && over.is_some(), "{judged} {over:?}");
+    }
+    for part in [
+        json!({"allOf": [{"prefixItems": [child]}], "unevaluatedItems": false}),
+        json!({"allOf": [{"contains": child}], "unevaluatedItems": false}),
+    ] {
+        let (judged, over) = edges(&recursive(part), lists);
+        assert!(judged >= 2 && over.is_some(), "{judged} {over:?}");
+    }
+}
+
 /// Errors hold copies of invalid values, so listing them costs more than the validity check.
 #[test]
 fn cost_includes_errors() {
@@ -285,6 +325,23 @@ fn cost_includes_errors() {
     );
 }
 
+/// An error holds the pointer of its value, so a long name costs in each error below it.
+#[test]
+fn cost_includes_the_pointers_of_errors() {
+    let schema = json!({"additionalProperties": {"items": {"type": "string"}}});
+    let schema = ContextSchema::compile(&schema).expect("valid");
+    let named = |length: usize| json!({"n".repeat(length): vec![1; 20_000]});
+    for (length, listed) in [(1, MAX_VIOLATIONS), (500_000, 2)] {
+        let document = named(length);
+        let (began, budget) = (Instant::now(), Budget::new());
+        let Err(Misfit::Violations(found)) = schema.check(&document, &budget) else {
+            panic!("violations")
+        };
+        in_time(began, &budget, &format_args!("a name of {length} bytes"));
+        assert_eq!(found.len(), listed);
+    }
+}
+
 #[test]
 fn ordinary_documents_take_little_of_the_budget() {
     let field = |i: usize| match i % 4 {
@@ -307,16 +364,12 @@ fn ordinary_documents_take_little_of_the_budget() {
         .collect();
     let schema = json!({"properties": {"rows": {"items": {"properties": properties, "additionalProperties": false}}}});
     let document = |n: usize| json!({"rows": vec![Value::Object(row.clone()); n]});
-    let (judged, over) = edges(&schema, document);
+    let (judged, over) = edges_of_input(&schema, document);
     assert!(judged >= 512 && over.is_none(), "{judged} {over:?}");
     let schema = ContextSchema::compile(&schema).expect("valid");
     let budget = Budget::new();
     assert_eq!(schema.check(&document(800), &budget), Ok(()));
-    assert!(
-        budget.spent() < crate::budget::MAX_JUDGING_STEPS / 2,
-        "{}",
-        budget.spent()
-    );
+    assert!(budget.spent() < MAX_JUDGING_STEPS / 2, "{}", budget.spent());
 }
 
 #[test]

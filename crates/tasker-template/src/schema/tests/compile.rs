@@ -300,33 +300,116 @@ fn schema_over_the_number_of_patterns_is_refused() {
     );
 }
 
-#[test]
-fn schema_with_many_defaults_compiles_in_time() {
-    let properties: serde_json::Map<String, Value> = (0..2_000)
-        .map(|i| (format!("p{i}"), json!({"type": "integer", "default": i})))
-        .collect();
+/// Compiles in time, whether or not there are problems.
+fn compiled_in_time(value: &Value) -> Result<ContextSchema, Vec<SchemaProblem>> {
     let begun = Instant::now();
-    schema(json!({"properties": properties}));
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    let compiled = ContextSchema::compile(value);
+    let took = begun.elapsed();
+    println!("{took:?} for {}", &value.to_string()[..60]);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    compiled
 }
 
 #[test]
-fn schema_over_the_work_per_value_is_refused() {
-    let branches = |count: usize| json!({"oneOf": vec![json!({"required": ["a"]}); count]});
-    schema(branches(999));
-    let expected = ": more than 1000 schemas apply to the same value";
-    assert_eq!(problems(branches(1_000)), [expected]);
+fn schema_with_many_defaults_compiles_in_time() {
+    let many = |count: usize, part: &dyn Fn(usize) -> Value| {
+        let properties: serde_json::Map<String, Value> =
+            (0..count).map(|i| (format!("p{i}"), part(i))).collect();
+        json!({"properties": properties})
+    };
+    let integers = |i: usize| json!({"type": "integer", "default": i});
+    compiled_in_time(&many(2_000, &integers)).expect("valid");
+    // Each default is checked against the whole schema, which contains all of them.
+    let recursive = |_| json!({"$ref": "#", "default": {"p0": null}});
+    compiled_in_time(&many(5_000, &recursive)).expect_err("p0 is no object");
+}
+
+#[test]
+fn defaults_over_the_budget_are_refused() {
+    let constants: Vec<i64> = (0..1_000).collect();
+    let list = |count: usize| json!({"properties": {"a": {"items": {"enum": constants}, "default": vec![999; count]}}});
+    let each = crate::budget::MAX_JUDGING_STEPS / 10_300;
+    schema(list(usize::try_from(each).expect("small") * 9 / 10));
+    let found = problems(list(usize::try_from(each).expect("small") * 11 / 10));
+    assert!(
+        found[0].starts_with("/properties/a/default: checking the defaults takes at least 4")
+            && found[0].contains("all defaults of a template have 4000000"),
+        "{found:?}"
+    );
+    // All of them share the budget, also those of several schemas.
+    let mut allowance = Allowance::default();
+    let half = list(usize::try_from(each).expect("small") * 6 / 10);
+    ContextSchema::compile_within(&half, true, &mut allowance).expect("fits");
+    ContextSchema::compile_within(&half, true, &mut allowance).expect_err("the rest is too small");
+}
+
+#[test]
+fn patterns_of_all_schemas_share_their_bound() {
+    let with = |count: usize| {
+        let patterns: serde_json::Map<String, Value> =
+            (0..count).map(|i| (format!("^a{i}"), json!({}))).collect();
+        json!({"patternProperties": patterns})
+    };
+    let mut allowance = Allowance::default();
+    let mut compile = |schema: &Value| {
+        ContextSchema::compile_within(schema, true, &mut allowance)
+            .map(drop)
+            .map_err(|problems| problems[0].message.clone())
+    };
+    assert_eq!(compile(&with(150)), Ok(()));
+    // Also those of a schema that is refused, since its patterns were compiled.
+    assert!(compile(&json!({"pattern": "["})).is_err());
+    assert_eq!(compile(&with(49)), Ok(()));
+    let expected = "the schemas of a template have at most 200 patterns together";
+    assert_eq!(compile(&with(1)), Err(expected.into()));
+    assert_eq!(compile(&json!({})), Ok(()));
+}
+
+/// A long name is part of the pointer of each value below it.
+#[test]
+fn schema_with_long_names_and_many_parts_is_refused() {
+    let below = |length: usize, parts: usize| {
+        let parts: serde_json::Map<String, Value> =
+            (0..parts).map(|i| (format!("{i}"), json!({}))).collect();
+        json!({"properties": {"n".repeat(length): {"properties": parts}}})
+    };
+    schema(below(1_000, 5_000));
+    assert_eq!(
+        problems(below(100_000, 10_000)),
+        [
+            ": the names in the schema are too long for its depth: its JSON pointers have more than 16777216 bytes in all"
+        ]
+    );
+}
+
+/// Any number of schemas may apply to one value: a document pays for each of them.
+#[test]
+fn many_schemas_for_one_value_compile_in_time() {
+    compiled_in_time(&json!({"oneOf": vec![json!({"required": ["a"]}); 10_000]})).expect("valid");
     // Each `unevaluatedProperties` makes the validator apply the schemas beside it twice.
-    let nested = |count: usize| {
-        (0..count).fold(
-            json!({}),
+    let nested = |levels: usize, inner: Value| {
+        (0..levels).fold(
+            inner,
             |inner, _| json!({"allOf": [inner], "unevaluatedProperties": false}),
         )
     };
-    schema(nested(7));
-    assert_eq!(problems(nested(9)), [expected]);
+    let wide = json!({"anyOf": vec![json!({"properties": {"a": {}}}); 1_000]});
+    let deepest = compiled_in_time(&nested(cost::MAX_SAME_VALUE_DEPTH - 2, wide)).expect("valid");
+    let (budget, mut context) = (Budget::new(), json!({"a": 1}));
+    assert!(matches!(
+        deepest.apply(r#"{"a":1}"#, &mut context, &budget),
+        Err(Misfit::TooCostly(_))
+    ));
+    let narrow = compiled_in_time(&nested(7, json!({"properties": {"a": {}}}))).expect("valid");
+    let budget = Budget::new();
+    assert_eq!(narrow.apply(r#"{"a":1}"#, &mut context, &budget), Ok(None));
+    // Two references at each of twelve levels.
+    let mut definitions = doubling(11);
+    for level in 0..11 {
+        let next = json!({"$ref": format!("#/$defs/d{}", level + 1)});
+        definitions["$defs"][format!("d{level}")] =
+            json!({"allOf": [next, next], "unevaluatedProperties": false});
+    }
+    let found = compiled_in_time(&definitions).expect_err("deep");
+    assert!(found[0].message.contains("schemas lead"), "{found:?}");
 }
