@@ -41,8 +41,9 @@ const STALLED: Duration = Duration::from_secs(60);
 pub struct Difference {
     pub what: String,
     pub log: Vec<String>,
-    /// A step was assigned before one of higher rank.
-    pub overtaken: bool,
+    /// A busy machine may cause it too: a step was assigned before one of higher rank, or the
+    /// database did not answer in time.
+    pub unsure: bool,
 }
 
 /// A message to a worker; `None` at the end of its stream.
@@ -78,7 +79,7 @@ struct Run {
     wires: Vec<Option<Wire>>,
     hear: mpsc::UnboundedSender<Heard>,
     heard: mpsc::UnboundedReceiver<Heard>,
-    overtaken: bool,
+    unsure: bool,
     /// The task that the last order was about.
     to_compare: Option<usize>,
 }
@@ -98,7 +99,7 @@ pub async fn play(url: String, ops: Vec<Op>, wrong: Wrong) -> Option<Difference>
         wires: Vec::new(),
         hear,
         heard,
-        overtaken: false,
+        unsure: false,
         to_compare: None,
     };
     let what = match timeout(STALLED, run.all(&ops)).await {
@@ -111,7 +112,7 @@ pub async fn play(url: String, ops: Vec<Op>, wrong: Wrong) -> Option<Difference>
     Some(Difference {
         what,
         log: std::mem::take(&mut run.model.log),
-        overtaken: run.overtaken,
+        unsure: run.unsure,
     })
 }
 
@@ -216,6 +217,12 @@ impl Run {
         Ok(())
     }
 
+    /// The code of a refusal. The server answers UNAVAILABLE if its database is slow.
+    fn code(&mut self, status: &Status) -> Code {
+        self.unsure |= status.code() == Code::Unavailable;
+        status.code()
+    }
+
     async fn register(&mut self, yaml: String) -> Result<bool, Code> {
         let answer = self
             .client
@@ -227,7 +234,7 @@ impl Run {
             .await;
         answer
             .map(|response| response.into_inner().created)
-            .map_err(|status| status.code())
+            .map_err(|status| self.code(&status))
     }
 
     async fn submit(
@@ -252,7 +259,7 @@ impl Run {
                 .await
                 .map(|r| r.into_inner().tasks)
         };
-        let answer = answer.map_err(|status| status.code()).map(|all| {
+        let answer = answer.map_err(|status| self.code(&status)).map(|all| {
             let position = |(id, created): (String, bool)| {
                 let known = self.tasks.iter().position(|task| *task == id);
                 let position = known.unwrap_or_else(|| {
@@ -315,7 +322,7 @@ impl Run {
                 (Ok(heard), _) => self.take(heard.unwrap())?,
                 (Err(_), None) => {
                     let order = self.model.in_order();
-                    self.overtaken = order.is_err();
+                    self.unsure = order.is_err();
                     return order;
                 }
                 (Err(_), Some(what)) => return Err(format!("{what} in {PATIENCE:?}")),

@@ -22,7 +22,10 @@ impl Run {
         let unknown = "00000000-0000-7000-8000-000000000000";
         let task_id = task.map_or(unknown, |task| &self.tasks[task]);
         let answer = give(&mut self.client, task_id, order, BY, REASON).await;
-        answered(&expected, &answer.map(drop).map_err(|status| status.code()))?;
+        answered(
+            &expected,
+            &answer.map(drop).map_err(|status| self.code(&status)),
+        )?;
         self.to_compare = task;
         Ok(())
     }
@@ -61,7 +64,7 @@ impl Run {
                 .await
                 .map(|response| response.into_inner().was_paused)
         };
-        answered(&expected, &answer.map_err(|status| status.code()))
+        answered(&expected, &answer.map_err(|status| self.code(&status)))
     }
 
     pub(super) async fn force(&mut self, handler: usize, open: bool) -> Result<(), String> {
