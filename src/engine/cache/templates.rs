@@ -4,10 +4,14 @@
 
 mod reader;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{
+    Arc, PoisonError,
+    atomic::{AtomicU64, Ordering::SeqCst},
+};
 
 use semver::Version;
 use tasker_template::{Checked, Problem, Template};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::reader::{TemplateReader, Templates};
 use crate::{
@@ -54,13 +58,50 @@ pub struct Resolved {
     pub retired: Option<Arc<Retirement>>,
 }
 
+/// Serialises refreshes. A caller that has waited for its turn shares a reading that began after
+/// its call, so many callers at once wait for two readings instead of one each.
+#[derive(Clone, Default)]
+struct Turns {
+    /// The number of the last reading that succeeded.
+    last: Arc<Mutex<u64>>,
+    /// The number of readings that have begun.
+    begun: Arc<AtomicU64>,
+}
+
+impl Turns {
+    /// Waits for a turn. Returns none if a reading that began after the call has succeeded
+    /// meanwhile.
+    async fn take(&self) -> Option<OwnedMutexGuard<u64>> {
+        // Sequential consistency: the caller's own write, which the reading has to find, came
+        // before this.
+        let begun = self.begun.load(SeqCst);
+        let last = Arc::clone(&self.last).lock_owned().await;
+        (*last <= begun).then_some(last)
+    }
+
+    /// Waits for a turn, whatever other callers have read.
+    async fn own(&self) -> OwnedMutexGuard<u64> {
+        Arc::clone(&self.last).lock_owned().await
+    }
+
+    async fn read(
+        self,
+        mut last: OwnedMutexGuard<u64>,
+        reader: Arc<TemplateReader>,
+    ) -> Result<(), StoreError> {
+        let number = self.begun.fetch_add(1, SeqCst) + 1;
+        reader.read().await?;
+        *last = number;
+        Ok(())
+    }
+}
+
 /// The templates of the cell that this server has read.
 pub struct TemplateCache {
     /// The environment of this server, in which all servers read the templates that it registers.
     environment: String,
     reader: Arc<TemplateReader>,
-    /// Serialises refreshes. A second caller waits, and then finds nothing new.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turns: Turns,
 }
 
 impl TemplateCache {
@@ -69,7 +110,7 @@ impl TemplateCache {
         Self {
             environment,
             reader: Arc::new(TemplateReader::new(db, metrics)),
-            turn: Arc::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -80,10 +121,12 @@ impl TemplateCache {
         let read = async {
             // The limit includes the wait for the lock: otherwise callers would queue behind a
             // database that does not answer.
-            let turn = Arc::clone(&self.turn).lock_owned().await;
+            let Some(turn) = self.turns.take().await else {
+                return Ok(());
+            };
             let ended =
                 |error| StoreError::Connection(format!("the templates cannot be read: {error}"));
-            tokio::spawn(Arc::clone(&self.reader).read(turn))
+            tokio::spawn(self.turns.clone().read(turn, Arc::clone(&self.reader)))
                 .await
                 .map_err(ended)?
         };
@@ -92,13 +135,14 @@ impl TemplateCache {
 
     /// Reads all templates at a start, without a limit in all; each page has its own.
     pub async fn load(&self) -> Result<(), StoreError> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        Arc::clone(&self.reader).read(turn).await
+        let turn = self.turns.own().await;
+        let turns = self.turns.clone();
+        turns.read(turn, Arc::clone(&self.reader)).await
     }
 
     /// Reads all lanes again, as some may have been removed.
     pub async fn forget_lanes(&self) -> Result<(), StoreError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turns.own().await;
         self.reader.read_lanes_anew().await
     }
 
@@ -318,5 +362,55 @@ impl TemplateCache {
 
     fn with<T>(&self, read: impl FnOnce(&Templates) -> T) -> T {
         self.reader.with(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn caller_shares_a_reading_that_began_after_its_call_and_no_earlier_one() {
+        let turns = Turns::default();
+        let mut first = turns.take().await.expect("nothing was read yet");
+        turns.begun.fetch_add(1, SeqCst);
+        // This caller's templates may have been registered after the first reading began.
+        let second = tokio::spawn({
+            let turns = turns.clone();
+            async move { turns.take().await.map(|last| *last) }
+        });
+        tokio::task::yield_now().await;
+        *first = 1;
+        drop(first);
+        assert_eq!(second.await.unwrap(), Some(1), "it reads by itself");
+
+        let waiting = turns.own().await;
+        let third = tokio::spawn({
+            let turns = turns.clone();
+            async move { turns.take().await.is_none() }
+        });
+        tokio::task::yield_now().await;
+        turns.begun.fetch_add(1, SeqCst);
+        let mut last = waiting;
+        *last = 2;
+        drop(last);
+        assert!(
+            third.await.unwrap(),
+            "the second reading began after its call"
+        );
+    }
+
+    #[tokio::test]
+    async fn failed_reading_is_not_shared() {
+        let turns = Turns::default();
+        let failed = turns.own().await;
+        let waiting = tokio::spawn({
+            let turns = turns.clone();
+            async move { turns.take().await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        turns.begun.fetch_add(1, SeqCst);
+        drop(failed);
+        assert!(waiting.await.unwrap());
     }
 }

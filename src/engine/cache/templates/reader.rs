@@ -8,7 +8,7 @@ use std::{
 };
 
 use semver::Version;
-use tokio::{sync::OwnedMutexGuard, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     engine::{
@@ -55,11 +55,8 @@ impl TemplateReader {
         }
     }
 
-    /// Reads page after page until nothing is new.
-    pub(super) async fn read(
-        self: Arc<Self>,
-        _turn: OwnedMutexGuard<()>,
-    ) -> Result<(), StoreError> {
+    /// Reads page after page until nothing is new. The caller holds the turn.
+    pub(super) async fn read(self: Arc<Self>) -> Result<(), StoreError> {
         let mut said = Instant::now();
         let started = said;
         let mut read = 0_usize;
@@ -105,7 +102,7 @@ impl TemplateReader {
         self.lanes_above(self.with(|known| known.newest_lane)).await
     }
 
-    /// Reads all lanes and drops those that were removed. The caller holds the lock, so no lane is
+    /// Reads all lanes and drops those that were removed. The caller holds the turn, so no lane is
     /// added meanwhile.
     pub(super) async fn read_lanes_anew(&self) -> Result<(), StoreError> {
         let lanes = self.lanes_above(0).await?;
