@@ -18,7 +18,7 @@ use crate::engine::observe::listener::{ListenerCounts, Refusal};
 pub const MAX_BODIES_BYTES: usize = 64 << 20;
 /// Bound on the incoming messages on the streams of workers and other clients, in bytes. It is
 /// larger, since a refusal ends a stream.
-const MAX_STREAMS_BYTES: usize = 256 << 20;
+pub const MAX_STREAMS_BYTES: usize = 256 << 20;
 /// Retry delay for a refused caller.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -86,6 +86,14 @@ impl Taken {
         Ok(())
     }
 
+    /// Returns this many bytes, or all if it has taken fewer.
+    pub fn less(&self, bytes: usize) {
+        let returned = |taken: usize| Some(taken.saturating_sub(bytes));
+        // The update is infallible, so either arm has the bytes taken before.
+        let (Ok(before) | Err(before)) = self.0.bytes.fetch_update(Relaxed, Relaxed, returned);
+        self.0.free.fetch_add(bytes.min(before), Relaxed);
+    }
+
     /// Returns all memory.
     pub fn clear(&self) {
         self.0.clear();
@@ -134,7 +142,11 @@ mod tests {
             (other.more(1), other.more(0), room.for_stream().more(1)),
             (Err(Full), Ok(()), Ok(()))
         );
-        one.clear();
+        one.less(1);
+        assert_eq!((other.more(2), other.more(1)), (Err(Full), Ok(())));
+        one.less(MAX_BODIES_BYTES);
+        assert_eq!(other.more(MAX_BODIES_BYTES), Err(Full));
+        other.less(1);
         assert_eq!(other.more(MAX_BODIES_BYTES), Ok(()));
         let copy = other.clone();
         drop(other);
@@ -150,6 +162,6 @@ mod tests {
             .refusals()
             .into_iter()
             .find(|(why, _)| matches!(why, Refusal::Memory));
-        assert_eq!(memory.map(|(_, n)| n), Some(4));
+        assert_eq!(memory.map(|(_, n)| n), Some(6));
     }
 }

@@ -49,6 +49,8 @@ pub struct RequestBody {
 struct Packed {
     arrived: BytesMut,
     inflating: Option<Inflate>,
+    /// The bytes of the frame that is decompressed.
+    frame_bytes: usize,
 }
 
 /// The position in a message after the received bytes.
@@ -117,20 +119,33 @@ impl RequestBody {
         if !self.is_stream {
             return Ok(self.taken.more(bytes.len())?);
         }
-        match self.frames.pass(bytes) {
-            // Between two messages a stream may be silent for any time, and holds no memory.
-            (_, false) => {
-                self.left = None;
-                self.taken.clear();
-            }
-            (true, true) => {
-                self.left = Some(BODY_TIMEOUT);
-                self.taken.clear();
-                self.taken.more(bytes.len())?;
-            }
-            (false, true) => self.taken.more(bytes.len())?,
+        let (began, is_incomplete) = self.frames.pass(bytes);
+        if !is_incomplete {
+            // Between two messages a stream may be silent for any time.
+            self.left = None;
+        } else if began {
+            self.left = Some(BODY_TIMEOUT);
+        }
+        // The buffer for compressed messages keeps them beyond their last byte; `handed_on` returns
+        // their memory.
+        if self.gzip.is_some() {
+            return Ok(self.taken.more(bytes.len())?);
+        }
+        if began || !is_incomplete {
+            self.taken.clear();
+        }
+        if is_incomplete {
+            self.taken.more(bytes.len())?;
         }
         Ok(())
+    }
+
+    /// Accounts for a message that leaves the buffer. The memory of a single message is held until
+    /// the answer.
+    fn handed_on(&self, bytes: usize) {
+        if self.is_stream {
+            self.taken.less(bytes);
+        }
     }
 
     /// Deducts the time since the last poll, during which no data arrived.
@@ -191,11 +206,8 @@ impl RequestBody {
                         .take()
                         .map(Inflate::into_bytes)
                         .unwrap_or_default();
-                    // Otherwise the buffer has bytes of the next message, whose memory stays
-                    // accounted for.
-                    if self.is_stream && packed.arrived.is_empty() {
-                        self.taken.clear();
-                    }
+                    let bytes = packed.frame_bytes + plain.len();
+                    self.handed_on(bytes);
                     return Poll::Ready(Ok(Some(framed(false, &plain))));
                 }
                 Err(error) => return Poll::Ready(Err(not_unpacked(&error))),
@@ -222,12 +234,13 @@ impl RequestBody {
         }
         // An uncompressed message passes unchanged, and any other flag is for tonic to refuse.
         if flag != 1 {
-            return Poll::Ready(Ok(Some(
-                packed.arrived.split_to(HEADER_BYTES + length).freeze(),
-            )));
+            let message = packed.arrived.split_to(HEADER_BYTES + length).freeze();
+            self.handed_on(message.len());
+            return Poll::Ready(Ok(Some(message)));
         }
         // The flag and the length describe the compressed message; `framed` writes new ones.
         packed.arrived.advance(HEADER_BYTES);
+        packed.frame_bytes = HEADER_BYTES + length;
         packed.inflating = Some(Inflate::new(
             packed.arrived.split_to(length).freeze(),
             MAX_MESSAGE_BYTES,

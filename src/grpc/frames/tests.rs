@@ -12,7 +12,7 @@ use tonic::Code;
 use super::*;
 use crate::grpc::{
     gzip::MIN_BYTES,
-    room::{MAX_BODIES_BYTES, Room},
+    room::{MAX_BODIES_BYTES, MAX_STREAMS_BYTES, Room},
 };
 
 fn room() -> Room {
@@ -123,4 +123,58 @@ async fn message_without_room_is_refused() {
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
+}
+
+/// The bytes that the streams have taken of their room.
+fn taken(room: &Room) -> usize {
+    let probe = room.for_stream();
+    let mut free = 0;
+    for bit in (0..usize::BITS - 1).rev() {
+        if probe.more(1 << bit).is_ok() {
+            free += 1 << bit;
+        }
+    }
+    MAX_STREAMS_BYTES - free
+}
+
+#[tokio::test]
+async fn compressed_message_of_a_stream_counts_until_it_is_handed_on() {
+    const PLAIN: usize = 4 << 20;
+    let room = room();
+    let packed = all(ResponseBody::new(body(vec![framed(
+        false,
+        &vec![0; PLAIN],
+    )])))
+    .await;
+    let small = framed(false, b"hello");
+    // The second message arrives with the first, and the third only in part.
+    let chunk = [&packed[..], &small, &small[..7]].concat();
+    let mut received = RequestBody::new(body(vec![Bytes::from(chunk.clone())]), &room, true, true);
+    let mut most = 0;
+    let first = std::future::poll_fn(|cx| {
+        let frame = std::pin::Pin::new(&mut received).poll_frame(cx);
+        most = most.max(taken(&room));
+        frame
+    })
+    .await;
+    assert_eq!(
+        first.unwrap().unwrap().into_data().unwrap().len(),
+        HEADER_BYTES + PLAIN
+    );
+    assert_eq!(
+        most,
+        chunk.len() + PLAIN,
+        "the compressed bytes and the decompressed ones"
+    );
+    assert_eq!(taken(&room), small.len() + 7, "what is left in the buffer");
+    let second = received
+        .frame()
+        .await
+        .unwrap()
+        .unwrap()
+        .into_data()
+        .unwrap();
+    assert_eq!((second, taken(&room)), (small, 7));
+    drop(received);
+    assert_eq!(taken(&room), 0);
 }
