@@ -162,6 +162,9 @@ fn retry_in(step: &Step) -> String {
 /// `2/3`: the attempts that count, of the limit; then those that do not: lost with their workers,
 /// released by them, or failed as probes.
 pub fn tries(step: &Step) -> String {
+    if step.attempts.is_empty() {
+        return tries_by_counts(step);
+    }
     let all: Vec<&str> = step.attempts.iter().filter_map(uncharged).collect();
     let counted = step
         .attempt
@@ -177,6 +180,22 @@ pub fn tries(step: &Step) -> String {
         String::new()
     } else {
         format!(" ({})", parts.join(", "))
+    };
+    format!("{counted}/{}{free}", step.retry_limit)
+}
+
+/// The same for a step without its attempts, as in an update of a watch: its counts tell how many
+/// attempts were not charged, and not why.
+fn tries_by_counts(step: &Step) -> String {
+    // `charged_attempts` has the failures only.
+    let last = match step.state() {
+        StepState::InProgress | StepState::Complete | StepState::Cancelled => 1,
+        _ => 0,
+    };
+    let counted = (step.charged_attempts + last).min(step.attempt);
+    let free = match step.attempt - counted {
+        0 => String::new(),
+        n => format!(" (+{n} uncharged)"),
     };
     format!("{counted}/{}{free}", step.retry_limit)
 }
@@ -242,5 +261,28 @@ mod tests {
             tries(&step(vec![lost, released, drained, probe, failed])),
             "1/3 (+1 lost, +2 released, +1 as a probe)"
         );
+    }
+
+    #[test]
+    fn step_without_its_attempts_shows_uncharged_ones_apart() {
+        let step = |state: StepState, attempt, charged_attempts| Step {
+            state: state.into(),
+            attempt,
+            charged_attempts,
+            retry_limit: 3,
+            ..Step::default()
+        };
+        for (step, text) in [
+            (step(StepState::InProgress, 1, 0), "1/3"),
+            (step(StepState::InProgress, 2, 1), "2/3"),
+            (step(StepState::InProgress, 4, 1), "2/3 (+2 uncharged)"),
+            (step(StepState::WaitingForRetry, 1, 1), "1/3"),
+            (step(StepState::WaitingForRetry, 3, 0), "0/3 (+3 uncharged)"),
+            (step(StepState::Complete, 3, 0), "1/3 (+2 uncharged)"),
+            (step(StepState::Error, 3, 3), "3/3"),
+            (step(StepState::Cancelled, 1, 1), "1/3"),
+        ] {
+            assert_eq!(tries(&step), text, "{step:?}");
+        }
     }
 }
