@@ -55,16 +55,16 @@ pub fn run(args: &Args, session: &Session) -> Result<u8, CliError> {
     if session.json() {
         session
             .term
-            .json(&json!({"files": checked.iter().map(document).collect::<Vec<_>>()}))?;
+            .json(&json!({"files": checked.iter().map(|read| document(read, args.deny_warnings)).collect::<Vec<_>>()}))?;
     }
     let mut found = Found::default();
     for (file, _, result) in &checked {
-        found.add(result, args.deny_warnings);
+        let refused = found.add(result, args.deny_warnings);
         let has_lines = !result.problems.is_empty() || !result.warnings.is_empty();
         if has_lines && !session.json() {
             session.term.data(&lines(file, result))?;
         }
-        if let Some(template) = &result.template {
+        if let Some(template) = result.template.as_ref().filter(|_| !refused) {
             session
                 .term
                 .say(&format!("{}: valid: {}", clean(file), summary(template)));
@@ -136,14 +136,11 @@ impl Found {
     /// Counts a file's problems, and its warnings if they are denied; false if the file is not
     /// refused.
     fn add(&mut self, result: &Checked, deny_warnings: bool) -> bool {
-        let warnings = if deny_warnings {
-            result.warnings.len()
-        } else {
-            0
-        };
+        if deny_warnings {
+            self.warnings += result.warnings.len();
+        }
         self.problems += result.problems_total;
-        self.warnings += warnings;
-        let refused = result.problems_total + warnings > 0;
+        let refused = is_refused(result, deny_warnings);
         self.files += usize::from(refused);
         refused
     }
@@ -173,6 +170,11 @@ impl Found {
             format!("{found} in {}", plural(self.files, "file")),
         ))
     }
+}
+
+/// Whether a file has a problem, or a warning where these are denied.
+fn is_refused(result: &Checked, deny_warnings: bool) -> bool {
+    result.problems_total > 0 || (deny_warnings && !result.warnings.is_empty())
 }
 
 fn plural(n: usize, word: &str) -> String {
@@ -228,10 +230,10 @@ pub fn warning(file: &str, p: &proto::TemplateProblem) -> String {
     )
 }
 
-fn document((file, _, result): &Read) -> Value {
+fn document((file, _, result): &Read, deny_warnings: bool) -> Value {
     json!({
         "file": file,
-        "valid": result.template.is_some(),
+        "valid": !is_refused(result, deny_warnings),
         "problems": list(&result.problems),
         "problems_total": result.problems_total,
         "warnings": list(&result.warnings),

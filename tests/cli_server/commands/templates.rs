@@ -194,9 +194,16 @@ async fn warnings_are_shown_and_names_with_special_characters_accepted() {
         .tasker(&["template", "validate", file, "--deny-warnings"])
         .await;
     assert!(
-        strict.code == Some(65) && strict.stderr.contains("7 warnings in 1 file"),
+        strict.code == Some(65)
+            && strict.stderr.contains("7 warnings in 1 file")
+            && !strict.stderr.contains("valid:"),
         "{strict:?}"
     );
+    let strict = bench
+        .tasker(&["template", "validate", file, "--deny-warnings", "--json"])
+        .await;
+    let document: serde_json::Value = serde_json::from_str(&strict.stdout).unwrap();
+    assert_eq!(document["files"][0]["valid"], json!(false), "{strict:?}");
     let denied = bench
         .tasker(&["template", "register", file, "--deny-warnings"])
         .await
