@@ -203,6 +203,38 @@ async fn data_of_another_major_version_is_refused() {
     );
 }
 
+/// A copy of the cache that ends in the middle, as when the process is killed.
+#[tokio::test]
+async fn interrupted_copy_of_the_initdb_cache_leaves_no_data() {
+    let (cache, folder) = (Folder::new(), Folder::new());
+    let options = |data_dir: Option<PathBuf>| Options {
+        data_dir,
+        initdb_cache: Some(cache.0.clone()),
+        ..own_options()
+    };
+    // Fills the cache.
+    start(options(None)).await.stop().await;
+    let cached = fs::read_dir(&cache.0).unwrap().next().unwrap().unwrap();
+    let broken = cached.path().join("data/broken");
+    std::os::unix::fs::symlink("/nowhere", &broken).unwrap();
+    let error = Cluster::start(options(Some(folder.0.clone())))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("broken"), "{error}");
+    assert!(
+        !folder.0.join("data").exists(),
+        "half a copy counts as data"
+    );
+
+    fs::remove_file(&broken).unwrap();
+    fs::write(folder.0.join("data.new/left"), "by the interrupted copy").unwrap();
+    let cluster = start(options(Some(folder.0.clone()))).await;
+    note(&cluster, "written").await;
+    assert_eq!(notes(&cluster).await, ["written"]);
+    cluster.stop().await;
+    assert!(!folder.0.join("data.new").exists() && !folder.0.join("data/left").exists());
+}
+
 /// A process killed by SIGKILL cannot clean up: the kernel has to end its Postgres, and the next
 /// one takes over the data.
 #[tokio::test]

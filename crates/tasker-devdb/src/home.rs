@@ -230,7 +230,7 @@ impl Home {
         let kind = if options.durable { "durable" } else { "fast" };
         let cached = cache.join(format!("postgres-{}-{kind}", self.binaries.version));
         if cached.join("password").is_file() {
-            return copy_tree(&cached, &self.dir, self.owner.as_ref());
+            return self.copy_data(&cached, options.durable);
         }
         self.initdb(options)?;
         // Completed first, then renamed: another process sees all of it or nothing. Losing that
@@ -238,6 +238,9 @@ impl Home {
         let making = cache.join(format!("making-{}", Uuid::now_v7()));
         create_dir(&making.join("data"), 0o700)?;
         copy_tree(&self.data(), &making.join("data"), None)?;
+        if options.durable {
+            sync_tree(&making)?;
+        }
         write_secret(&making.join("password"), &read(&self.dir.join("password"))?)?;
         if fs::rename(&making, &cached).is_err() {
             remove_tree(&making);
@@ -245,19 +248,44 @@ impl Home {
         Ok(())
     }
 
-    fn initdb(&self, options: &Options) -> Result<(), Error> {
-        tracing::info!(dir = %self.dir.display(), version = %self.binaries.version, "creating a new Postgres cluster");
-        let (password, making) = (self.dir.join("password"), self.dir.join("data.new"));
+    /// An empty folder that becomes the data by [`Self::complete`]: data that was left half made is
+    /// not taken for a cluster.
+    fn incomplete_data(&self) -> Result<PathBuf, Error> {
+        let making = self.dir.join("data.new");
         remove_tree(&making);
         create_dir(&making, 0o700)?;
+        if let Some(owner) = &self.owner {
+            owner
+                .own(&making)
+                .map_err(Error::io("give away", &making))?;
+        }
+        Ok(making)
+    }
+
+    fn complete(&self, making: &Path, durable: bool) -> Result<(), Error> {
+        fs::rename(making, self.data()).map_err(Error::io("move", making))?;
+        if durable { sync(&self.dir) } else { Ok(()) }
+    }
+
+    fn copy_data(&self, cached: &Path, durable: bool) -> Result<(), Error> {
+        let making = self.incomplete_data()?;
+        write_secret(&self.dir.join("password"), &read(&cached.join("password"))?)?;
+        copy_tree(&cached.join("data"), &making, self.owner.as_ref())?;
+        // Before the rename: after a crash of the machine, a complete name must have complete files.
+        if durable {
+            sync_tree(&making)?;
+        }
+        self.complete(&making, durable)
+    }
+
+    fn initdb(&self, options: &Options) -> Result<(), Error> {
+        tracing::info!(dir = %self.dir.display(), version = %self.binaries.version, "creating a new Postgres cluster");
+        let (password, making) = (self.dir.join("password"), self.incomplete_data()?);
         write_secret(&password, &Uuid::new_v4().simple().to_string())?;
         // initdb reads the password as the user that it runs as.
         let password_for_initdb = self.dir.join("password.new");
         write_secret(&password_for_initdb, &read(&password)?)?;
         if let Some(owner) = &self.owner {
-            owner
-                .own(&making)
-                .map_err(Error::io("give away", &making))?;
             owner
                 .own(&password_for_initdb)
                 .map_err(Error::io("give away", &password_for_initdb))?;
@@ -294,8 +322,7 @@ impl Home {
                 output: String::from_utf8_lossy(&words).trim().to_owned(),
             });
         }
-        // Renamed when it is complete: an interrupted initdb leaves no folder that passes for data.
-        fs::rename(&making, self.data()).map_err(Error::io("move", &making))
+        self.complete(&making, options.durable)
     }
 
     /// Removes a temporary folder. Called when the server has ended.
@@ -439,14 +466,30 @@ fn copy_tree(from: &Path, to: &Path, owner: Option<&Owner>) -> Result<(), Error>
         } else {
             fs::copy(&source, &target).map_err(Error::io("copy", &source))?;
         }
-        // The password beside the data keeps its owner.
-        if let Some(owner) = owner.filter(|_| kind.is_dir() || !target.ends_with("password")) {
+        if let Some(owner) = owner {
             owner
                 .own(&target)
                 .map_err(Error::io("give away", &target))?;
         }
     }
     Ok(())
+}
+
+/// Writes a folder's files and names to the disk.
+fn sync_tree(dir: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let entry = entry.map_err(Error::io("read", dir))?;
+        match entry.file_type().map_err(Error::io("read", entry.path()))? {
+            kind if kind.is_dir() => sync_tree(&entry.path())?,
+            _ => sync(&entry.path())?,
+        }
+    }
+    sync(dir)
+}
+
+fn sync(path: &Path) -> Result<(), Error> {
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(Error::io("sync", path))
 }
 
 /// Starts a small process that waits for the end of this one, however it ends, then for the end of
