@@ -79,6 +79,17 @@ pub(super) const DEDICATED_SETTINGS: &[(&str, &str)] = &[
     ("lock_timeout", "2s"),
 ];
 
+/// Further settings of the connection that migrates: a large table is rewritten or indexed for
+/// hours, by any plan. A lock that is requested blocks all later statements on its table, so the
+/// request ends early and is repeated.
+pub(super) const MIGRATION_SETTINGS: &[(&str, &str)] = &[
+    ("statement_timeout", "0"),
+    ("lock_timeout", "2s"),
+    ("enable_hashjoin", "on"),
+    ("enable_mergejoin", "on"),
+    ("enable_seqscan", "on"),
+];
+
 /// Makes connections to one schema of one database.
 #[derive(Clone)]
 pub(super) struct Connector {

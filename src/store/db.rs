@@ -10,8 +10,8 @@ use super::{
     StoreError,
     collision_metrics::CollisionMetrics,
     connect::{
-        Connector, DEDICATED_SETTINGS, Driver, STATEMENT_TIMEOUT_MS, backend, serve,
-        transaction_pooler,
+        Connector, DEDICATED_SETTINGS, Driver, MIGRATION_SETTINGS, STATEMENT_TIMEOUT_MS, backend,
+        serve, transaction_pooler,
     },
     deadline::DeadlineClient,
     pool::{Pool, pool},
@@ -100,6 +100,13 @@ impl Db {
     /// A dedicated connection for an engine loop, with the planner restricted to index lookups.
     pub async fn connect_dedicated(&self) -> Result<Client, StoreError> {
         let (client, driver, _) = self.connector.connect(DEDICATED_SETTINGS).await?;
+        serve(driver);
+        Ok(client)
+    }
+
+    /// A dedicated connection whose statements may take any time, for migrations.
+    pub async fn connect_to_migrate(&self) -> Result<Client, StoreError> {
+        let (client, driver, _) = self.connector.connect(MIGRATION_SETTINGS).await?;
         serve(driver);
         Ok(client)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::{Db, StoreError};
+use super::{Db, StoreError, collision_metrics::Collision};
 
 /// Every migration, in order. A released one is never edited.
 const MIGRATIONS: &[(i32, &str, &str)] = &[(
@@ -17,6 +17,10 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[(
 /// Limit on the wait for another process that migrates the same schema.
 const TURN_LIMIT: Duration = Duration::from_secs(60);
 const TURN_PAUSE: Duration = Duration::from_millis(50);
+/// How long a migration is repeated that does not get a lock, and the interval between tries, in
+/// which the statements run that waited behind the request for the lock.
+const LOCK_LIMIT: Duration = Duration::from_secs(300);
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Creates the schema if it is missing and applies the missing migrations. Several processes may
 /// run this at once. Returns the names of the migrations it applied.
@@ -24,22 +28,45 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static str>, StoreError> {
     // The lock taken below belongs to a session: behind a transaction pooler it would end up in a
     // session that other clients share.
     db.require_own_backends().await?;
-    let client = db.connect_dedicated().await?;
+    let client = db.connect_to_migrate().await?;
     take_turn(&client, db.schema()).await?;
     prepare_schema(&client, db.schema()).await?;
-    // Read under the lock: another process may have migrated while this one waited for its turn.
-    let at = version(&client, db.schema()).await?;
     let mut applied = Vec::new();
-    for (version, name, sql) in MIGRATIONS.iter().filter(|(version, ..)| *version > at) {
-        // The row of `migrations` commits with its migration, so a crash leaves both or neither.
-        client
-            .batch_execute(&format!(
-                "BEGIN; {sql}; INSERT INTO migrations (version, name) VALUES ({version}, '{name}'); COMMIT;"
-            ))
-            .await?;
-        applied.push(*name);
+    let mut since = tokio::time::Instant::now();
+    loop {
+        match apply_next(&client, db.schema()).await {
+            Ok(Some(name)) => {
+                applied.push(name);
+                since = tokio::time::Instant::now();
+            }
+            Ok(None) => return Ok(applied),
+            Err(error)
+                if error.collision() == Some(Collision::Lock) && since.elapsed() < LOCK_LIMIT =>
+            {
+                tracing::info!(%error, "a migration waits for a lock; retrying");
+                client.batch_execute("ROLLBACK").await?;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(applied)
+}
+
+/// Applies the first missing migration and returns its name; `None` if no migration is missing.
+async fn apply_next(client: &Client, schema: &str) -> Result<Option<&'static str>, StoreError> {
+    // Read under the lock of `take_turn`: another process may have migrated while this one waited.
+    let at = version(client, schema).await?;
+    let missing = MIGRATIONS.iter().find(|(version, ..)| *version > at);
+    let Some((version, name, sql)) = missing else {
+        return Ok(None);
+    };
+    // The row of `migrations` commits with its migration, so a crash leaves both or neither.
+    client
+        .batch_execute(&format!(
+            "BEGIN; {sql}; INSERT INTO migrations (version, name) VALUES ({version}, '{name}'); COMMIT;"
+        ))
+        .await?;
+    Ok(Some(name))
 }
 
 /// Takes the lock of the cell. The connection owns it, so it is released also when this process

@@ -1,5 +1,7 @@
 //! `tasker migrate`, and servers that migrate at their start: repeated, and all at once.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -65,6 +67,52 @@ async fn concurrent_migrations_take_turns() {
         "each was applied by one of them: {applied:?}"
     );
     assert_eq!(applied, ["schema"]);
+}
+
+/// Longer than the time-out of a lock, which is two seconds.
+#[tokio::test]
+async fn migration_waits_for_a_lock_that_another_session_holds() {
+    let db = TestDb::new().await;
+    let mut other = db.connect().await;
+    let lock = other.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE migrations IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let migration = tokio::spawn(run(migrate(&db, &[])));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!migration.is_finished());
+    lock.rollback().await.unwrap();
+    let ended = migration.await.unwrap();
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(0), "schema tasker is up to date\n")
+    );
+}
+
+#[tokio::test]
+async fn statements_of_a_migration_have_no_time_limit() {
+    let db = TestDb::empty().await;
+    let session = db.connect().await;
+    session
+        .batch_execute(
+            "CREATE TABLE public.seen (statement_timeout text, lock_timeout text);
+             CREATE FUNCTION public.see() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO public.seen VALUES (current_setting('statement_timeout'), current_setting('lock_timeout'));
+             END $$;
+             CREATE EVENT TRIGGER see ON ddl_command_start EXECUTE FUNCTION public.see()",
+        )
+        .await
+        .unwrap();
+    run(migrate(&db, &[])).await.ok();
+    let limits = session
+        .query(
+            "SELECT DISTINCT statement_timeout, lock_timeout FROM public.seen",
+            &[],
+        )
+        .await
+        .unwrap();
+    let limits: Vec<(String, String)> = limits.iter().map(|r| (r.get(0), r.get(1))).collect();
+    assert_eq!(limits, [("0".to_owned(), "2s".to_owned())]);
 }
 
 #[tokio::test]
