@@ -169,11 +169,6 @@ pub fn share(limit: u32, wanted: &[u32]) -> Vec<u32> {
         left -= shares[i];
         claimants -= 1;
     }
-    for (share, wanted) in shares.iter_mut().zip(wanted) {
-        let more = left.min(wanted - *share);
-        *share += more;
-        left -= more;
-    }
     shares
 }
 

@@ -75,15 +75,50 @@ pub fn response(s: Submitted) -> proto::SubmitTaskResponse {
     }
 }
 
-/// The W3C trace context of the caller, if it has the right form.
+/// The W3C trace context of the caller, if it is valid; the standard asks to ignore any other.
 pub fn traceparent(metadata: &MetadataMap) -> Option<String> {
     let text = metadata.get("traceparent")?.to_str().ok()?;
+    is_traceparent(text).then(|| text.to_owned())
+}
+
+fn is_traceparent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
+    let [version, trace, span, flags] = parts[..] else {
+        return false;
+    };
     // The W3C form allows lower case only.
     let hex = |part: &&str| {
         part.bytes()
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
-    let lengths: Vec<usize> = parts.iter().map(|p| p.len()).collect();
-    (lengths == [2, 32, 16, 2] && parts.iter().all(hex)).then(|| text.to_owned())
+    let has_form = [version.len(), trace.len(), span.len(), flags.len()] == [2, 32, 16, 2];
+    // The standard excludes this version and ids of zeros only.
+    let is_zero = |id: &str| id.bytes().all(|b| b == b'0');
+    has_form && parts.iter().all(hex) && version != "ff" && !is_zero(trace) && !is_zero(span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traceparent_that_the_standard_excludes_is_ignored() {
+        let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        let of = |version: &str, trace: &str, span: &str| format!("{version}-{trace}-{span}-01");
+        for valid in [of("00", trace, span), of("fe", trace, span)] {
+            assert!(is_traceparent(&valid), "{valid}");
+        }
+        for invalid in [
+            of("ff", trace, span),
+            of("00", &"0".repeat(32), span),
+            of("00", trace, &"0".repeat(16)),
+            of("00", &trace.to_uppercase(), span),
+            of("0", trace, span),
+            format!("00-{trace}-{span}"),
+            format!("00-{trace}-{span}-01-more"),
+            String::new(),
+        ] {
+            assert!(!is_traceparent(&invalid), "{invalid}");
+        }
+    }
 }

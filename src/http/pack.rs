@@ -71,9 +71,14 @@ fn is_accepted(accepted: &[&str], name: &str) -> Option<bool> {
         let (encoding, parameters) = one.split_once(';').unwrap_or((one, ""));
         let is_named = encoding.trim().eq_ignore_ascii_case(name);
         // A weight that cannot be read counts as zero: the plain answer is always right.
-        let weight = parameters.trim().strip_prefix("q=");
-        is_named.then(|| weight.is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0)))
+        is_named.then(|| weight(parameters).is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0)))
     })
+}
+
+/// The text of the weight `q=…`, whose name has no case.
+fn weight(parameters: &str) -> Option<&str> {
+    let (name, weight) = parameters.trim().split_once('=')?;
+    name.eq_ignore_ascii_case("q").then_some(weight)
 }
 
 /// A body of known size, which is compressed in slices.
@@ -139,6 +144,7 @@ mod tests {
             "*",
             "identity, *;q=0.1",
             "gzip; q=1",
+            "gzip;Q=0.5",
         ] {
             assert!(takes(value), "{value}");
         }
@@ -146,6 +152,7 @@ mod tests {
             "",
             "br",
             "gzip;q=0",
+            "gzip;Q=0",
             "gzip;q=0.0, *",
             "*;q=0",
             "gzipped",

@@ -378,7 +378,8 @@ async fn drop_partition(
     partition: &Partition,
 ) -> Result<Option<u64>, StoreError> {
     let name = &partition.name;
-    // Nothing writes to this partition any more, so the values still hold when it is dropped.
+    // Only a task of this period that is committed after this read adds events that these values
+    // lack, and then the check below undoes the drop.
     let sql = format!(
         "SELECT count(*), max(seq), (SELECT xid::text FROM {name} ORDER BY xid DESC LIMIT 1) FROM {name}"
     );

@@ -191,9 +191,12 @@ pub fn traceparent() -> Option<String> {
 /// Parses a `traceparent` of W3C Trace Context.
 pub fn parse(traceparent: &str) -> Option<SpanContext> {
     let mut parts = traceparent.split('-');
-    // The version is not compared: later versions of the format only append fields.
-    let (_version, trace, span, flags) =
+    let (version, trace, span, flags) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    // Any other version is read like this one: later versions of the format only append fields.
+    if version == "ff" {
+        return None;
+    }
     let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
     let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
     Some(SpanContext::new(trace, span, flags, true, TraceState::NONE)).filter(SpanContext::is_valid)
@@ -224,6 +227,7 @@ mod tests {
             "00",
             "00-0-0-00",
             &text.replace('7', "g"),
+            &text.replacen("00", "ff", 1),
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
         ] {
             assert!(parse(bad).is_none(), "{bad}");

@@ -275,12 +275,7 @@ impl DatabaseUrl {
                 .unwrap_or(false),
             idle: pairs.seconds("keepalives_idle")?,
             interval: pairs.seconds("keepalives_interval")?,
-            // The first name is libpq's, the second the driver's.
-            retries: match pairs.number("keepalives_count", 100)? {
-                None => pairs.number("keepalives_retries", 100)?,
-                some => some,
-            }
-            .and_then(|n| u32::try_from(n).ok()),
+            retries: keepalive_retries(&mut pairs)?,
         };
         let milliseconds = pairs.number("tcp_user_timeout", MAX_SECONDS * 1_000)?;
         url.tcp_user_timeout = milliseconds.filter(|ms| *ms > 0).map(Duration::from_millis);
@@ -309,6 +304,16 @@ impl DatabaseUrl {
             None => Ok(url),
         }
     }
+}
+
+/// The number of probes without an answer that end a connection, by libpq's name or the driver's.
+fn keepalive_retries(pairs: &mut Pairs) -> Result<Option<u32>, String> {
+    let count = pairs.number("keepalives_count", 100)?;
+    let retries = pairs.number("keepalives_retries", 100)?;
+    if count.is_some() && retries.is_some() {
+        return Err("keepalives_count and keepalives_retries are two names of one setting".into());
+    }
+    Ok(count.or(retries).and_then(|n| u32::try_from(n).ok()))
 }
 
 /// The three lists of the hosts, combined by position.

@@ -259,6 +259,10 @@ fn invalid_urls_are_refused_with_the_reason() {
             "postgres://u@h/d?connect_timeout=3601",
             "connect_timeout `3601`",
         ),
+        (
+            "host=h keepalives_count=2 keepalives_retries=3",
+            "keepalives_count and keepalives_retries are two names of one setting",
+        ),
         ("postgres://u@h/d?x", "a parameter has no `=`"),
         ("postgres://%zz@h/d", "the user has a `%`"),
         ("postgres://u@h/%00", "the database's name contains NUL"),
