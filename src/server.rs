@@ -4,18 +4,14 @@
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::server::Server};
 use tonic_health::server::HealthReporter;
 
 pub use crate::http::{accept::raise_file_limit, cors::Origin, host::AllowedHost};
 use crate::{
-    engine::{
-        Engine, EngineConfig,
-        dispatch::message::ToWorker,
-        observe::{health::HealthCell, metrics::Metrics},
-    },
+    engine::{Engine, EngineConfig, HealthCell, Metrics},
     grpc::{self, MAX_MESSAGE_BYTES, room::Room},
     http::{self, accept, connection_limit::Limits, guard::Guard, starting::Starting},
     proto::{
@@ -141,7 +137,8 @@ pub async fn run(
     };
     // The health follows the engine before the routes open, so that no call succeeds while the
     // server still reports NOT_SERVING.
-    tokio::spawn(report(reporter, engine.context.health.clone()));
+    let mut reports = JoinSet::new();
+    reports.spawn(report(reporter, engine.health().clone()));
     let guard = Guard {
         hosts: config.allowed_hosts,
         origins: config.cors_origins,
@@ -157,7 +154,7 @@ pub async fn run(
             // them; the port closes last.
             engine.drain(config.drain).await;
             engine.stop().await;
-            engine.context.registry.close_all(|| ToWorker::Closing);
+            engine.close().await;
             closing.cancel();
             // Streams that do not end by themselves must not keep the process alive.
             tokio::time::sleep(CLOSE_TIMEOUT).await;
@@ -249,13 +246,13 @@ fn routes(engine: &Engine, health: Routes, guard: Guard) -> Router {
         }
     }
     // One account for the bodies of gRPC and HTTP, since they share the memory.
-    let room = Room::new(Arc::clone(&engine.context.metrics.edge));
+    let room = Room::new(Arc::clone(&engine.metrics().edge));
     let rpcs = grpc::fallback::guarded(routes.into_axum_router(), room.clone());
     let all = rpcs.fallback(nothing).merge(http::routes(engine, &room));
     // The guard is the outermost layer: a foreign page is refused before CORS answers its
     // preflight.
     let all = http::cors::allow(all, &guard.origins);
-    http::guard::guarded(all, guard, Arc::clone(&engine.context.metrics.edge))
+    http::guard::guarded(all, guard, Arc::clone(&engine.metrics().edge))
 }
 
 async fn nothing(request: axum::extract::Request) -> axum::response::Response {

@@ -234,3 +234,20 @@ fn layer_does_not_name_forbidden_crates() {
         }
     }
 }
+
+/// The compiler then holds the rest: a surface can name the engine's exports only, and reaches its
+/// state by methods.
+#[test]
+fn engine_exports_no_module_and_no_field() {
+    let code = code(&root().join("src/engine/mod.rs"));
+    assert!(
+        !code.contains("pub mod"),
+        "a module of the engine is public"
+    );
+    let (_, rest) = code.split_once("pub struct Engine {").unwrap();
+    let (fields, _) = rest.split_once('}').unwrap();
+    assert!(
+        !fields.contains("pub"),
+        "a field of the engine is public: {fields}"
+    );
+}

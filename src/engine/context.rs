@@ -13,6 +13,7 @@ use crate::{
         dispatch::{registry::Registry, timer::RetryTimer},
         evaluate::pool::EvaluationPool,
         events::{reader::Events, watch::Watchers},
+        loops::Loops,
         observe::{
             health::HealthCell,
             metrics::{Loop, Metrics},
@@ -56,6 +57,7 @@ impl EngineContext {
         events: Events,
         metrics: Arc<Metrics>,
         traces: Traces,
+        loops: &Loops,
     ) -> Self {
         let health = events.health().clone();
         Self {
@@ -70,11 +72,17 @@ impl EngineContext {
             events,
             membership: Arc::new(membership),
             health,
-            evaluator: EvaluationPool::new(Arc::clone(&metrics)),
+            evaluator: EvaluationPool::new(Arc::clone(&metrics), loops.clone()),
             pulses: Pulses::default(),
             metrics,
             traces,
         }
+    }
+
+    /// Applies the lanes and services of a newly registered template, or a change of services.
+    pub async fn templates_changed(&self) -> Result<(), StoreError> {
+        self.registry.relane(&self.templates.lanes());
+        self.refresh_admission().await
     }
 
     /// Refreshes the admission state and requests a scan of the lanes whose services opened.

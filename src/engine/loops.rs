@@ -1,7 +1,9 @@
 //! The running loops of the engine, and their end.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt as _;
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Maximum wait for the loops to end.
@@ -35,24 +37,27 @@ impl Loops {
         ));
     }
 
-    /// Starts a task of a loop. It is dropped when the loops are asked to stop.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let shutdown = self.shutdown.clone();
-        self.spawn_until(async move { shutdown.cancelled().await }, task);
+    /// Starts a task of a loop. It is dropped when the loops are asked to stop, and then has no
+    /// output.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        self.spawn_until(self.shutdown.clone().cancelled_owned(), task)
     }
 
     /// Starts a task of a loop. It is dropped at the given end, which may be after the shutdown.
-    pub fn spawn_until(
+    pub fn spawn_until<T: Send + 'static>(
         &self,
         end: impl Future<Output = ()> + Send + 'static,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) {
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
         self.running.spawn(async move {
             tokio::select! {
-                () = end => {}
-                () = task => {}
+                () = end => None,
+                output = task => Some(output),
             }
-        });
+        })
     }
 
     /// Declares that every loop has been started, so that `stop` can wait for all of them.
@@ -70,7 +75,7 @@ impl Loops {
         self.shutdown.cancelled().await;
     }
 
-    /// Stops the loops and waits for their end, at most [`STOP_LIMIT`]. May be called twice.
+    /// Stops the loops and waits for their end, at most 5 s. May be called twice.
     pub async fn stop(&self) {
         self.shutdown.cancel();
         let _ = tokio::time::timeout(STOP_LIMIT, self.running.wait()).await;
@@ -83,9 +88,8 @@ async fn guarded(
     run: impl Future<Output = ()> + Send + 'static,
     failed: CancellationToken,
 ) {
-    if let Err(error) = tokio::spawn(run).await
-        && error.is_panic()
-    {
+    // The loop's state is not used after a panic: the process exits.
+    if AssertUnwindSafe(run).catch_unwind().await.is_err() {
         tracing::error!(name, "a loop of the engine has panicked");
         failed.cancel();
     }
@@ -101,13 +105,13 @@ mod tests {
         let on_drop = ended.clone().drop_guard();
         loops.spawn(async move {
             let _on_drop = on_drop;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
-        let (open, last) = (CancellationToken::new(), CancellationToken::new());
-        let (end, set) = (open.clone(), last.clone());
-        loops.spawn_until(async move { end.cancelled().await }, async move {
-            let _on_drop = set.drop_guard();
-            std::future::pending().await
+        let (end, last) = (CancellationToken::new(), CancellationToken::new());
+        let on_drop = last.clone().drop_guard();
+        loops.spawn_until(end.clone().cancelled_owned(), async move {
+            let _on_drop = on_drop;
+            std::future::pending::<()>().await;
         });
         loops.all_started();
         let stopped = tokio::spawn({
@@ -119,7 +123,7 @@ mod tests {
             !last.is_cancelled() && !stopped.is_finished(),
             "its end has not come"
         );
-        open.cancel();
+        end.cancel();
         stopped.await.expect("it ends");
         assert!(last.is_cancelled());
     }

@@ -12,73 +12,102 @@
 //! cluster   other servers' notifications ─▶ dispatch, templates, admission, watchers, events
 //! events    the log ─▶ subscribers
 //! traces    committed changes ─▶ a collector's spans, the log
+//! session   a worker's stream ─▶ registry, heartbeats, settle
 //! ```
 //!
-//! Imports between the folders run one way, from the top of this list to its end: `operations` and
-//! `maintenance`; `batch`, the transactions; `decide` and `submission`, their decisions and inputs;
+//! [`Engine`] is all that the surfaces see: its modules are private, and its methods take and give
+//! the types that are exported here.
+//!
+//! Imports between the folders run one way, from the top of this list to its end: `session`,
+//! `operations` and `maintenance`; `batch`, the transactions; `decide` and `submission`, their decisions and inputs;
 //! `context`, with what it holds: `cluster`, `events`, `dispatch`, `admission`, `evaluate`, `cache`,
 //! `observe`; and `plan`.
 
-pub mod admission;
-pub mod batch;
-pub mod cache;
-pub mod cluster;
-pub mod context;
-pub mod counters;
-pub mod decide;
-pub mod dispatch;
-pub mod evaluate;
-pub mod events;
-pub mod hash;
+mod admission;
+mod batch;
+mod cache;
+mod cluster;
+mod context;
+mod counters;
+mod decide;
+mod dispatch;
+mod evaluate;
+mod events;
+mod gauges;
+mod hash;
+mod lifecycle;
 mod loops;
-pub mod maintenance;
-pub mod observe;
-pub mod operations;
-pub mod plan;
-pub mod submission;
-pub mod time;
+mod maintenance;
+mod observe;
+mod operations;
+mod plan;
+mod session;
+mod submission;
+mod time;
 
 use std::{sync::Arc, time::Duration};
 
+use semver::Version;
+use tasker_template::{Checked, Problem};
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::{
-    admission::control::Admission,
-    batch::{
-        dispatch::Dispatcher,
-        intake::{Intake, IntakeQueue},
-        queue::SettleQueue,
-        runner::Runner,
-        settle::Settle,
-    },
-    cache::{backlog::Backlog, templates::TemplateCache},
-    cluster::{membership::Membership, notifications::NotificationLoop},
+    batch::{intake::IntakeQueue, queue::SettleQueue},
+    cache::backlog::Backlog,
     context::EngineContext,
-    events::{named::Encode, reader::Events},
+    maintenance::auditor::Audits,
+    operations::{bulk::Bulk, circuit, command, pause, retire, template},
+    session::Sessions,
+};
+pub use self::{
+    batch::{intake::retry_after, queue::Closed},
+    cache::{
+        backlog::Waiting,
+        templates::{RegisterError, Registered, Resolved},
+    },
+    counters::{Histogram, StepCounts},
+    dispatch::{
+        assignment::{Assignment, merge_annotations},
+        message::{CancelReason, ToWorker},
+    },
+    events::{
+        filter::Filter as EventFilter,
+        named::{Encode, NamedEvent},
+        reader::{Events, MAX_SUBSCRIBERS},
+        subscription::{Delivery, Start as SubscriptionStart, SubscribeError, Subscription},
+        watch::Watcher,
+    },
+    gauges::Gauges,
     loops::Loops,
-    maintenance::{
-        auditor::{Auditor, Audits},
-        leases::{Heartbeats, Leases},
-        retention::Retention,
-        services::ServicesLoop,
+    maintenance::retention::Retention,
+    observe::{
+        health::{Health, HealthCell},
+        listener::{ListenerCounts, Refusal},
+        metrics::{Loop, MAX_LABEL_SETS, Metrics, OTHER},
+        pulse::Pulses,
+        traces::Traces,
     },
-    observe::{health::HealthCell, metrics::Metrics, traces::Traces},
     operations::{
-        pause,
-        retire::{self, RetireError},
+        bulk::{BulkCommand, BulkError, BulkProgress, BulkReports},
+        command::CommandError,
+        retire::RetireError,
     },
-    plan::compiled::Plan,
+    plan::{compiled::Plan, task_plan::TaskPlan},
+    session::{FromWorker, Registration, RegistrationError, WorkerSession},
+    submission::request::{IntakeError, Submission, Submitted, Violated},
 };
 use crate::{
-    store::{Db, StoreError, pause::PauseRow, retirement::Retirement, service::Actor},
+    domain::{circuit::CircuitState, order::Order, policy::Settings},
+    store::{
+        Db, StoreError,
+        explain::{self, Explained},
+        pause::PauseRow,
+        retirement::Retirement,
+        service::{Actor, Scope},
+    },
     telemetry::Tracer,
 };
-
-/// Longest retry of transient errors at a start, and the interval between tries.
-const START_WAIT: Duration = Duration::from_secs(10);
-const START_PAUSE: Duration = Duration::from_millis(250);
-/// Interval between checks whether the workers have answered during a drain.
-const DRAIN_CHECK: Duration = Duration::from_millis(50);
 
 /// The configuration of an engine.
 #[derive(Clone, Debug)]
@@ -99,139 +128,144 @@ pub struct EngineConfig {
     pub encode_event: Encode,
 }
 
-/// A running engine. Cheap to clone; every surface holds one.
+/// A running engine: the façade that every surface holds. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    pub server_id: Uuid,
-    pub context: EngineContext,
-    pub intake: IntakeQueue,
-    pub settle: SettleQueue,
-    pub heartbeats: Heartbeats,
-    pub audits: Arc<Audits>,
-    pub backlog: Arc<Backlog>,
-    pub lease: Duration,
+    context: EngineContext,
+    intake: IntakeQueue,
+    settle: SettleQueue,
+    sessions: Sessions,
+    audits: Arc<Audits>,
+    backlog: Arc<Backlog>,
     loops: Loops,
+    /// The tasks of calls: the sessions of workers, and bulk commands. They end by themselves, as
+    /// the engine ends their inputs.
+    calls: TaskTracker,
 }
 
+/// Tasks.
 impl Engine {
-    /// Reads the templates and starts the loops.
-    pub async fn start(db: Db, config: EngineConfig) -> Result<Self, StoreError> {
-        let server_id = Uuid::new_v4();
-        let retention = Retention {
-            db: db.clone(),
-            retain: config.retain,
-        };
-        let loops = Loops::default();
-        let (traces, exporter) =
-            Traces::new(config.tracer, db.clone(), Arc::clone(&config.metrics));
-        let events = Events::new(
-            db.clone(),
-            config.encode_event,
-            HealthCell::default(),
-            loops.shutdown().clone(),
-        );
-        let templates = Arc::new(TemplateCache::new(
-            db.clone(),
-            Arc::clone(&config.metrics),
-            config.environment,
-        ));
-        let admission = Admission::new(server_id);
-        read_templates_and_services(&db, &templates, &admission).await?;
-        // Before the first event of a new day: a day that begins without a partition never gets
-        // one.
-        if let Err(error) = retention.prepare().await {
-            tracing::warn!(%error, "partitions of the event log cannot be created; events go to the default partition");
+    /// Stores tasks, all or none.
+    pub async fn submit(&self, tasks: Vec<Submission>) -> Result<Vec<Submitted>, IntakeError> {
+        if self.context.health.now().draining {
+            return Err(IntakeError::ShuttingDown);
         }
-        let context = EngineContext::new(
-            db,
-            templates,
-            admission,
-            Membership::new(server_id),
-            events,
-            config.metrics,
-            traces,
-        );
-        context.health.database(true);
-        if let Some(exporter) = exporter {
-            loops.start("traces", |end| exporter.run(end));
-        }
-        loops.start("retention", |end| retention.run(end));
-        let notifications = NotificationLoop {
-            db: context.db.clone(),
-            membership: Arc::clone(&context.membership),
-            templates: Arc::clone(&context.templates),
-            registry: Arc::clone(&context.registry),
-            admission: context.admission.clone(),
-            watchers: context.watchers.clone(),
-            events: context.events.clone(),
-            address: config.address,
-        };
-        loops.start("peers", |end| notifications.run(end));
-        Ok(Self::with_loops(server_id, context, config.lease, loops))
+        self.intake.submit(tasks).await
     }
 
-    /// Starts the loops that need nothing but the context.
-    fn with_loops(server_id: Uuid, context: EngineContext, lease: Duration, loops: Loops) -> Self {
-        let (results, settle) = Settle::new(context.clone(), loops.clone());
-        let (intake_loop, intake) = Intake::new(context.clone(), settle.clone());
-        let (auditor, audits) = Auditor::new(context.clone());
-        let heartbeats = Heartbeats::default();
-        let leases = Leases::new(
-            server_id,
-            &context,
-            settle.clone(),
-            heartbeats.clone(),
-            lease,
-        );
-        let dispatcher = Dispatcher::new(context.clone(), settle.clone());
-        let services = ServicesLoop::new(&context);
-        loops.start("settle", |end| {
-            Runner::new(context.clone(), settle.clone(), results).run(end)
-        });
-        loops.start("intake", |end| intake_loop.run(end));
-        loops.start("dispatch", |end| dispatcher.run(end));
-        loops.start("heartbeats", |end| leases.clone().run_heartbeats(end));
-        loops.start("watch on the database", |end| {
-            leases.clone().run_watch_on_database(end)
-        });
-        loops.start("reaper", |end| leases.clone().run_reaper(end));
-        loops.start("stranded", |end| leases.clone().run_stranded(end));
-        loops.start("tidy", |end| leases.clone().run_tidy(end));
-        loops.start("deadlines", |end| leases.run_deadlines(end));
-        loops.start("services", |end| services.run(end));
-        loops.start("auditor", |end| auditor.run(end));
-        let (pulses, events) = (&context.pulses, &context.events);
-        loops.start("pulses", |end| {
-            let evaluator = context.evaluator.clone();
-            pulses
-                .clone()
-                .run(context.health.clone(), move || evaluator.is_stuck(), end)
-        });
-        loops.start("events", |end| {
-            events.clone().run_reader(pulses.clone(), end)
-        });
-        loops.start("marks", |end| events.clone().run_marks(end));
-        loops.all_started();
-        let backlog = Backlog::new(context.db.clone(), Arc::clone(&context.templates));
-        Self {
-            server_id,
-            intake,
-            settle,
-            heartbeats,
-            audits,
-            backlog: Arc::new(backlog),
-            lease,
-            context,
-            loops,
-        }
+    /// Applies a command of an operator to a task. Returns after its commit.
+    pub async fn command(
+        &self,
+        task_id: Uuid,
+        order: Order,
+        actor: Actor,
+    ) -> Result<(), CommandError> {
+        command::command(&self.settle, task_id, order, actor).await
     }
 
-    /// Applies the lanes and services of a newly registered template.
-    pub async fn templates_changed(&self) -> Result<(), StoreError> {
-        self.context
-            .registry
-            .relane(&self.context.templates.lanes());
-        self.context.refresh_admission().await
+    /// Applies a command to all tasks that a filter selects. It goes on while its reports are read.
+    pub async fn command_all(&self, command: BulkCommand) -> Result<BulkReports, StoreError> {
+        let bulk = Bulk {
+            db: self.context.db.clone(),
+            settle: self.settle.clone(),
+            stopping: self.loops.shutdown().clone(),
+            command,
+        };
+        let (reports, walk) = bulk.begin().await?;
+        if let Some(walk) = walk {
+            self.calls.spawn(walk);
+        }
+        Ok(reports)
+    }
+
+    /// Watches the changes of a task; `None` if too many tasks are watched on this server.
+    pub fn watch(&self, task_id: Uuid) -> Option<Watcher> {
+        self.context.watchers.watch(task_id)
+    }
+
+    /// Subscribes to the events of the cell.
+    pub async fn subscribe(
+        &self,
+        start: SubscriptionStart,
+        filter: EventFilter,
+    ) -> Result<Subscription, SubscribeError> {
+        self.context.events.subscribe(start, filter).await
+    }
+
+    /// The facts that explain a task's state, and its template; `None` if there is no such task.
+    pub async fn explain(
+        &self,
+        task_id: Uuid,
+    ) -> Result<Option<(Explained, Arc<Plan>)>, StoreError> {
+        let Some(found) = explain::task(&self.context.db, task_id).await? else {
+            return Ok(None);
+        };
+        let plan = self.plan(found.template_id).await?;
+        Ok(Some((found, plan)))
+    }
+}
+
+/// Templates.
+impl Engine {
+    /// Checks and stores a template. Returns its warnings too; with `deny_warnings`, a template
+    /// with warnings is not stored.
+    pub async fn register_template(
+        &self,
+        yaml: &str,
+        deny_warnings: bool,
+    ) -> Result<(Registered, Vec<Problem>), RegisterError> {
+        template::register(&self.context, yaml, deny_warnings).await
+    }
+
+    /// Checks a template in this server's environment, without storing it.
+    pub async fn check_template(&self, yaml: &str) -> Checked {
+        self.context.templates.check(yaml).await
+    }
+
+    /// The part of `environments` that this server registers templates with; empty for none.
+    pub fn environment(&self) -> &str {
+        self.context.templates.environment()
+    }
+
+    /// The template of a stored task.
+    pub async fn plan(&self, template_id: i32) -> Result<Arc<Plan>, StoreError> {
+        self.context.templates.plan(template_id).await
+    }
+
+    /// A template by name, the newest version unless one is named. Includes the templates that
+    /// other servers have registered before this call.
+    pub async fn template(
+        &self,
+        namespace: &str,
+        task_name: &str,
+        version: Option<&Version>,
+    ) -> Result<Option<Resolved>, StoreError> {
+        let templates = &self.context.templates;
+        templates.refresh().await?;
+        Ok(templates.resolve(namespace, task_name, version))
+    }
+
+    /// The templates of a namespace and a name, each of which may be empty for all. Includes the
+    /// templates that other servers have registered before this call.
+    pub async fn templates(
+        &self,
+        namespace: &str,
+        task_name: &str,
+    ) -> Result<Vec<Arc<Plan>>, StoreError> {
+        let templates = &self.context.templates;
+        templates.refresh().await?;
+        Ok(templates.list(namespace, task_name))
+    }
+
+    /// The retirement of a template that was listed; `None` if it is not retired.
+    pub fn retirement(&self, template_id: i32) -> Option<Arc<Retirement>> {
+        self.context.templates.retirement(template_id)
+    }
+
+    /// Retires a version of a template that no unfinished task uses. After a successful return, no
+    /// server accepts a task of it.
+    pub async fn retire(&self, plan: &Plan, actor: &Actor) -> Result<Arc<Retirement>, RetireError> {
+        retire::retire(&self.context, plan, actor).await
     }
 
     /// Pauses a template, or a namespace. After a successful return, none of its steps starts.
@@ -253,79 +287,84 @@ impl Engine {
     ) -> Result<bool, StoreError> {
         pause::resume(&self.context, namespace, task_name, actor).await
     }
+}
 
-    /// Retires a version of a template that no unfinished task uses. After a successful return, no
-    /// server accepts a task of it.
-    pub async fn retire(&self, plan: &Plan, actor: &Actor) -> Result<Arc<Retirement>, RetireError> {
-        retire::retire(&self.context, plan, actor).await
+/// Services and workers.
+impl Engine {
+    /// Changes the settings of a service, a namespace or the cell. `change` is applied under a lock
+    /// to the settings that are stored, so that two concurrent changes do not undo each other.
+    /// Returns the new settings; `None` if there is no such service.
+    pub async fn set_policy(
+        &self,
+        scope: &Scope,
+        change: impl FnOnce(&Settings) -> Settings,
+        actor: &Actor,
+    ) -> Result<Option<Settings>, StoreError> {
+        circuit::set_policy(&self.context, scope, change, actor).await
     }
 
-    /// Stops assignments, notifies the workers, and waits until they have answered or `grace` is
-    /// over.
-    pub async fn drain(&self, grace: Duration) {
-        let EngineContext {
-            health, registry, ..
-        } = &self.context;
-        // NOT_SERVING first, so that clients and workers choose another server.
-        health.drain();
-        registry.drain(grace);
-        let answered = async {
-            while registry.in_flight() > 0 {
-                tokio::time::sleep(DRAIN_CHECK).await;
-            }
-        };
-        if tokio::time::timeout(grace, answered).await.is_err() {
-            tracing::warn!(
-                steps = registry.in_flight(),
-                "the drain timeout passed with steps in progress; their workers keep their leases and report to another server"
-            );
-        }
+    /// Forces a circuit open or closed, for these seconds or until a reset. Returns false if there
+    /// is no such service.
+    pub async fn force_circuit(
+        &self,
+        scope: &Scope,
+        to: CircuitState,
+        seconds: Option<f64>,
+        actor: &Actor,
+    ) -> Result<bool, StoreError> {
+        circuit::force(&self.context, scope, to, seconds, actor).await
     }
 
-    /// Resolves when a loop of the engine has panicked. The process should then exit, as the other
-    /// loops cannot do its work.
-    pub async fn failed(&self) {
-        self.loops.failed().await;
+    /// Closes a circuit and ends a forced state. Returns false if there is no such service.
+    pub async fn reset_circuit(&self, scope: &Scope, actor: &Actor) -> Result<bool, StoreError> {
+        circuit::reset(&self.context, scope, actor).await
     }
 
-    /// Resolves when the engine is asked to stop.
-    pub async fn stopping(&self) {
-        self.loops.stopping().await;
+    /// Stores a worker's connection and moves the leases that the worker still holds to it.
+    pub async fn register_worker(
+        &self,
+        registration: Registration,
+    ) -> Result<WorkerSession, RegistrationError> {
+        self.sessions.register(registration).await
     }
 
-    /// Stops the loops after they have stored the queued inputs; waits at most 5 s. May be called
-    /// twice.
-    pub async fn stop(&self) {
-        self.loops.stop().await;
+    /// Whether a registered template has a handler or a namespace of this name.
+    pub fn is_stored_name(&self, name: &str) -> bool {
+        let lanes = self.context.templates.lanes();
+        lanes
+            .iter()
+            .any(|lane| lane.handler == name || lane.namespace == name)
+    }
+
+    /// How long a worker may be silent before its steps are released.
+    pub fn lease(&self) -> Duration {
+        self.sessions.lease
     }
 }
 
-/// Reads the templates and the services. Retries transient errors for `START_WAIT`, so a short
-/// database outage does not abort the start.
-async fn read_templates_and_services(
-    db: &Db,
-    templates: &TemplateCache,
-    admission: &Admission,
-) -> Result<(), StoreError> {
-    let mut asked = tokio::time::Instant::now();
-    let mut newest = templates.newest();
-    loop {
-        let read = async {
-            templates.load().await?;
-            templates.take_new_lanes();
-            admission.refresh(db, templates).await
-        };
-        let read = read.await;
-        // Pages that were read are kept, so progress restarts the wait.
-        if std::mem::replace(&mut newest, templates.newest()) != newest {
-            asked = tokio::time::Instant::now();
-        }
-        match read {
-            Err(error) if error.is_transient() && asked.elapsed() < START_WAIT => {
-                tracing::debug!(%error, "the templates cannot be read; retrying");
-                tokio::time::sleep(START_PAUSE).await;
-            }
-            read => return read.map(drop),
-        }
+/// State for operators and surfaces.
+impl Engine {
+    pub fn health(&self) -> &HealthCell {
+        &self.context.health
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.context.metrics
+    }
+
+    /// The present numbers of this server, and of the steps that wait in the cell.
+    pub async fn gauges(&self) -> Gauges {
+        Gauges::read(&self.context, &self.audits, &self.backlog).await
+    }
+
+    /// The traces, which know the parent of a worker's span.
+    pub fn traces(&self) -> &Traces {
+        &self.context.traces
+    }
+
+    /// The database for reads of single tasks and lists, by the functions of `store`, each of which
+    /// has a time limit. A surface writes through the other methods alone.
+    pub fn reads(&self) -> &Db {
+        &self.context.db
     }
 }

@@ -5,7 +5,7 @@ use tonic::Status;
 use super::error;
 use crate::{
     domain::order::{MAX_BY_BYTES, MAX_REASON_BYTES},
-    engine::submission::request::Violated,
+    engine::Violated,
     store::service::Actor,
 };
 

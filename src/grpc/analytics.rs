@@ -19,7 +19,7 @@ use crate::{
         },
         explain::Cause,
     },
-    engine::{Engine, plan::compiled::Plan},
+    engine::{Engine, Plan},
     proto::{
         self, GetBottlenecksRequest, GetBottlenecksResponse, GetPerformanceRequest,
         GetPerformanceResponse, analytics_service_server::AnalyticsService,
@@ -146,7 +146,7 @@ impl Analytics {
             max_tasks: max_tasks.into(),
             timeout_seconds: timeout,
         };
-        let found = analytics::ask(&self.0.context.db, &question)
+        let found = analytics::ask(self.0.reads(), &question)
             .await
             .map_err(|e| error::store(&e))?;
         let too_much = || {
@@ -169,18 +169,11 @@ impl Analytics {
                 )
             })?),
         };
-        // Includes the templates that other servers have registered before this call.
-        self.0
-            .context
-            .templates
-            .refresh()
-            .await
-            .map_err(|e| error::store(&e))?;
         let mut plans = self
             .0
-            .context
-            .templates
-            .list(&scope.namespace, &scope.task_name);
+            .templates(&scope.namespace, &scope.task_name)
+            .await
+            .map_err(|e| error::store(&e))?;
         plans.retain(|plan| {
             version
                 .as_ref()

@@ -14,15 +14,12 @@ use crate::{
         circuit::CircuitState,
         policy::{MAX_SECONDS, Policy, Settings},
     },
-    engine::{Engine, admission::circuits, submission::request::Violated},
+    engine::{Engine, Violated},
     proto::{self, circuit_service_server::CircuitService},
-    store::{
-        StoreError,
-        service::{
-            self, Scope,
-            list::{self, ChangeRow, CircuitRow},
-            policy,
-        },
+    store::service::{
+        Scope,
+        list::{self, ChangeRow, CircuitRow},
+        policy,
     },
 };
 
@@ -47,7 +44,7 @@ impl CircuitService for Circuits {
             .map(|(namespace, service)| Scope { namespace, service });
         // One row more than the page has shows whether another page follows.
         let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
-        let rows = list::list(&self.0.context.db, &r.namespace, after.as_ref(), limit)
+        let rows = list::list(self.0.reads(), &r.namespace, after.as_ref(), limit)
             .await
             .map_err(|e| error::store(&e))?;
         let found = rows.len();
@@ -69,10 +66,10 @@ impl CircuitService for Circuits {
         let r = request.into_inner();
         let scope = one(r.namespace, r.service)?;
         let row = self.find(&scope).await?;
-        let changes = list::changes(&self.0.context.db, row.service_id)
+        let changes = list::changes(self.0.reads(), row.service_id)
             .await
             .map_err(|e| error::store(&e))?;
-        let policies = policy::read(&self.0.context.db)
+        let policies = policy::read(self.0.reads())
             .await
             .map_err(|e| error::store(&e))?;
         let set =
@@ -115,16 +112,15 @@ impl CircuitService for Circuits {
             namespace: r.namespace,
             service: r.service,
         };
-        // Applied by the store under its lock to the settings that it reads there, so that two
-        // concurrent changes do not undo each other.
         let change = |before: &Settings| before.changed(&r.unset, &wanted);
-        let wake = self.0.context.membership.service_payload();
-        let set = service::set_policy(&self.0.context.db, &scope, change, &actor, &wake)
+        let set = self
+            .0
+            .set_policy(&scope, change, &actor)
             .await
             .map_err(|e| error::store(&e))?;
-        self.done(Ok(set.is_some()), &scope).await?;
+        let set = set.ok_or_else(|| not_found(&scope))?;
         Ok(Response::new(proto::SetPolicyResponse {
-            policy: set.as_ref().map(settings),
+            policy: Some(settings(&set)),
         }))
     }
 
@@ -147,12 +143,14 @@ impl CircuitService for Circuits {
         let seconds = expiry(r.expires_after)?;
         let actor = actor(r.by, r.reason)?;
         let scope = one(r.namespace, r.service)?;
-        let wake = self.0.context.membership.service_payload();
-        self.done(
-            circuits::force(&self.0.context.db, &scope, to, seconds, &actor, &wake).await,
-            &scope,
-        )
-        .await?;
+        let found = self
+            .0
+            .force_circuit(&scope, to, seconds, &actor)
+            .await
+            .map_err(|e| error::store(&e))?;
+        if !found {
+            return Err(not_found(&scope));
+        }
         Ok(Response::new(proto::ForceCircuitResponse {
             circuit: Some(circuit(self.find(&scope).await?)),
         }))
@@ -165,12 +163,14 @@ impl CircuitService for Circuits {
         let r = request.into_inner();
         let actor = actor(r.by, r.reason)?;
         let scope = one(r.namespace, r.service)?;
-        let wake = self.0.context.membership.service_payload();
-        self.done(
-            circuits::reset(&self.0.context.db, &scope, &actor, &wake).await,
-            &scope,
-        )
-        .await?;
+        let found = self
+            .0
+            .reset_circuit(&scope, &actor)
+            .await
+            .map_err(|e| error::store(&e))?;
+        if !found {
+            return Err(not_found(&scope));
+        }
         Ok(Response::new(proto::ResetCircuitResponse {
             circuit: Some(circuit(self.find(&scope).await?)),
         }))
@@ -179,23 +179,10 @@ impl CircuitService for Circuits {
 
 impl Circuits {
     async fn find(&self, scope: &Scope) -> Result<CircuitRow, Status> {
-        let found = list::get(&self.0.context.db, scope)
+        let found = list::get(self.0.reads(), scope)
             .await
             .map_err(|e| error::store(&e))?;
         found.ok_or_else(|| not_found(scope))
-    }
-
-    /// After a change: this server reads it before the caller gets the answer, the others when they
-    /// are notified.
-    async fn done(&self, changed: Result<bool, StoreError>, scope: &Scope) -> Result<(), Status> {
-        if !changed.map_err(|e| error::store(&e))? {
-            return Err(not_found(scope));
-        }
-        // The change is stored, so the call succeeds; a failed read of it is repeated later.
-        if let Err(error) = self.0.templates_changed().await {
-            tracing::debug!(%error, "the change of a service cannot be read yet");
-        }
-        Ok(())
     }
 }
 

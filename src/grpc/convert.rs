@@ -12,12 +12,7 @@ use uuid::Uuid;
 use super::error::invalid;
 use crate::{
     domain::{attempt::Failure, progress::StepSet, step::StepState, task::TaskState},
-    engine::{
-        dispatch::assignment::{Assignment, merge_annotations},
-        observe::traces::Traces,
-        plan::{compiled::Plan, task_plan::TaskPlan},
-        submission::request::Violated,
-    },
+    engine::{Assignment, Plan, TaskPlan, Traces, Violated, merge_annotations},
     proto,
     store::{
         retirement::Retirement,

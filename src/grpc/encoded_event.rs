@@ -10,7 +10,7 @@ use tokio_util::bytes::{BufMut as _, BytesMut};
 use uuid::Uuid;
 
 use super::convert::{event_type, outcome, timestamp};
-use crate::{engine::events::named::NamedEvent, proto};
+use crate::{engine::NamedEvent, proto};
 
 /// Appends the event. Texts are encoded from their places, without a copy into a message, which
 /// would allocate a dozen times per event; so they follow the numbers, which is valid as fields

@@ -10,9 +10,8 @@ use uuid::Uuid;
 use crate::{
     domain::order::{DEADLINE_EXCEEDED, OrderError},
     engine::{
-        batch::{intake::retry_after, queue::Closed},
-        cache::templates::RegisterError,
-        submission::request::{IntakeError, Violated},
+        BulkError, Closed, CommandError, IntakeError, RegisterError, RegistrationError, Violated,
+        retry_after,
     },
     store::StoreError,
 };
@@ -21,6 +20,8 @@ use crate::{
 const DOMAIN: &str = "tasker.v1";
 /// Retry delay while the database is away.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
+/// Retry delay for a server that has its maximum of streams of a kind.
+pub const FULL_RETRY: Duration = Duration::from_secs(5);
 
 /// Hexadecimal digits of an error id in the log.
 const ERROR_ID_DIGITS: usize = 12;
@@ -321,9 +322,44 @@ pub fn register(error: RegisterError) -> Status {
     }
 }
 
+/// A command that was not confirmed.
+pub fn command(error: CommandError) -> Status {
+    match error {
+        CommandError::Refused(refused) => order(refused),
+        CommandError::Late => unavailable(&error.to_string()),
+        CommandError::Closed(closed) => closed.into(),
+    }
+}
+
+/// A bulk command that ended early.
+pub fn bulk(error: BulkError) -> Status {
+    match error {
+        BulkError::Store(error) => store(&error),
+        BulkError::Failed(failed) => order(failed),
+        BulkError::Late => unavailable(&error.to_string()),
+        BulkError::Closed(closed) => closed.into(),
+    }
+}
+
+/// A worker that cannot register here.
+pub fn registration(error: RegistrationError) -> Status {
+    match error {
+        RegistrationError::TooManyWorkers => retry_later(
+            Code::ResourceExhausted,
+            "TOO_MANY_WORKERS",
+            error.to_string(),
+            FULL_RETRY,
+        ),
+        RegistrationError::Store(error) => store(&error),
+        RegistrationError::Closed(closed) => closed.into(),
+    }
+}
+
 /// The engine stopped during the call.
-pub fn closed(error: Closed) -> Status {
-    unavailable(&error.to_string())
+impl From<Closed> for Status {
+    fn from(closed: Closed) -> Self {
+        unavailable(&closed.to_string())
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `tasker.v1.EventService`.
 
-use std::{pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use futures_util::{Stream, stream};
 use tonic::{Code, Request, Response, Status};
@@ -8,13 +8,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{convert, error};
 use crate::{
     domain::event::EventType,
-    engine::{
-        Engine,
-        events::{
-            filter::Filter,
-            subscription::{Delivery, Start, SubscribeError, Subscription},
-        },
-    },
+    engine::{Delivery, Engine, EventFilter, SubscribeError, Subscription, SubscriptionStart},
     proto::{
         self, SubscribeRequest,
         encoded::{SubscribeResponse, event_service_server::EventService},
@@ -23,8 +17,6 @@ use crate::{
 
 /// Bound on the types of one filter; a type may occur more than once.
 const MAX_TYPES: usize = 100;
-/// Retry delay for a server that has too many subscribers.
-const FULL_RETRY: Duration = Duration::from_secs(5);
 
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
 
@@ -41,18 +33,12 @@ impl EventService for EventLog {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let r = request.into_inner();
         let start = start(&r)?;
-        let subscription = self
-            .0
-            .context
-            .events
-            .subscribe(start, filter(r)?)
-            .await
-            .map_err(refused)?;
+        let subscription = self.0.subscribe(start, filter(r)?).await.map_err(refused)?;
         Ok(Response::new(Box::pin(stream(subscription))))
     }
 }
 
-fn start(r: &SubscribeRequest) -> Result<Start, Status> {
+fn start(r: &SubscribeRequest) -> Result<SubscriptionStart, Status> {
     let from = proto::StartFrom::try_from(r.start_from).map_err(|_| {
         error::invalid(
             "start_from",
@@ -60,9 +46,9 @@ fn start(r: &SubscribeRequest) -> Result<Start, Status> {
         )
     })?;
     match (r.cursor.as_str(), from) {
-        ("", proto::StartFrom::Beginning) => Ok(Start::Beginning),
-        ("", proto::StartFrom::Unspecified | proto::StartFrom::Now) => Ok(Start::Now),
-        (cursor, proto::StartFrom::Unspecified) => Ok(Start::After(cursor.to_owned())),
+        ("", proto::StartFrom::Beginning) => Ok(SubscriptionStart::Beginning),
+        ("", proto::StartFrom::Unspecified | proto::StartFrom::Now) => Ok(SubscriptionStart::Now),
+        (cursor, proto::StartFrom::Unspecified) => Ok(SubscriptionStart::After(cursor.to_owned())),
         _ => Err(error::invalid(
             "start_from",
             "set beside `cursor`: expected only one of them",
@@ -70,7 +56,7 @@ fn start(r: &SubscribeRequest) -> Result<Start, Status> {
     }
 }
 
-fn filter(r: SubscribeRequest) -> Result<Filter, Status> {
+fn filter(r: SubscribeRequest) -> Result<EventFilter, Status> {
     for (field, text) in [
         ("namespace", &r.namespace),
         ("task_name", &r.task_name),
@@ -86,7 +72,7 @@ fn filter(r: SubscribeRequest) -> Result<Filter, Status> {
         ));
     }
     let set = |text: String| (!text.is_empty()).then_some(text);
-    Ok(Filter {
+    Ok(EventFilter {
         namespace: set(r.namespace),
         task_name: set(r.task_name),
         types: r
@@ -139,7 +125,7 @@ fn refused(error: SubscribeError) -> Status {
             Code::ResourceExhausted,
             "TOO_MANY_SUBSCRIBERS",
             error.to_string(),
-            FULL_RETRY,
+            error::FULL_RETRY,
         ),
         SubscribeError::BadCursor => error::invalid("cursor", error.to_string()),
         SubscribeError::TooOld => error::status(

@@ -11,7 +11,7 @@ use crate::{
         explain::{Cause, Reason, StepFacts, next, reasons, summary},
         step::StepState,
     },
-    engine::plan::{compiled::Plan, task_plan::TaskPlan},
+    engine::{Plan, TaskPlan},
     proto,
     store::explain::Explained,
 };

@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use super::error;
 use crate::{
-    engine::{Engine, plan::compiled::Plan},
+    engine::{Engine, Plan},
     store::task::{self as tasks, Part, TaskView},
 };
 
 /// A task with its steps.
 pub async fn task(engine: &Engine, task_id: Uuid, with_attempts: bool) -> Result<TaskView, Status> {
-    tasks::get(&engine.context.db, task_id, with_attempts, Part::default())
+    tasks::get(engine.reads(), task_id, with_attempts, Part::default())
         .await
         .map_err(|e| error::store(&e))?
         .ok_or_else(|| no_task(task_id))
@@ -29,11 +29,7 @@ pub fn no_task(task_id: Uuid) -> Status {
 
 /// The template of a stored task.
 pub async fn plan(engine: &Engine, template_id: i32) -> Result<Arc<Plan>, Status> {
-    let templates = &engine.context.templates;
-    templates
-        .plan(template_id)
-        .await
-        .map_err(|e| error::store(&e))
+    engine.plan(template_id).await.map_err(|e| error::store(&e))
 }
 
 /// The ids of the templates that a filter selects, which include those that other servers have
@@ -48,9 +44,10 @@ pub async fn template_ids(
     if namespace.is_empty() && task_name.is_empty() && version.is_none() {
         return Ok(None);
     }
-    let templates = &engine.context.templates;
-    templates.refresh().await.map_err(|e| error::store(&e))?;
-    let plans = templates.list(namespace, task_name);
+    let plans = engine
+        .templates(namespace, task_name)
+        .await
+        .map_err(|e| error::store(&e))?;
     let fitting = plans
         .iter()
         .filter(|plan| version.is_none_or(|v| *v == plan.template.version));

@@ -51,7 +51,7 @@ pub async fn list(
         .transpose()?
         .unwrap_or_default();
     let limit = i64::try_from(size).unwrap_or(i64::MAX) + 1;
-    let rows = pause::page(&engine.context.db, (&after.0, &after.1), limit)
+    let rows = pause::page(engine.reads(), (&after.0, &after.1), limit)
         .await
         .map_err(|e| error::store(&e))?;
     let found = rows.len();
@@ -68,18 +68,11 @@ pub async fn list(
 
 /// A pause of an unregistered template or namespace is a misspelling, and refused.
 async fn known(engine: &Engine, namespace: &str, task_name: &str) -> Result<(), Status> {
-    engine
-        .context
-        .templates
-        .refresh()
+    let templates = engine
+        .templates(namespace, task_name)
         .await
         .map_err(|e| error::store(&e))?;
-    if engine
-        .context
-        .templates
-        .list(namespace, task_name)
-        .is_empty()
-    {
+    if templates.is_empty() {
         let what = if task_name.is_empty() {
             format!("in namespace {namespace}")
         } else {

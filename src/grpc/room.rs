@@ -12,7 +12,7 @@ use std::{
 use tonic::{Code, Status};
 
 use super::error;
-use crate::engine::observe::listener::{ListenerCounts, Refusal};
+use crate::engine::{ListenerCounts, Refusal};
 
 /// Bound on the requests that are read or answered at once, in bytes.
 pub const MAX_BODIES_BYTES: usize = 64 << 20;

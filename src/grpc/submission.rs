@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::convert;
 use crate::{
-    engine::submission::request::{Submission, Submitted, Violated},
+    engine::{Submission, Submitted, Violated},
     proto,
 };
 

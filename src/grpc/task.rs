@@ -1,12 +1,10 @@
 //! `tasker.v1.TaskService`.
 
-use std::time::Duration;
-
 use tasker_template::json_text;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    bulk, convert, error, find, fit, order, page, pause,
+    bulk, convert, error, explain, find, fit, order, page, pause,
     submission::{self, submission},
     watch::{self, WatchStream},
 };
@@ -16,15 +14,9 @@ use crate::{
         order::Order,
         task::{MAX_SUBMIT_BYTES, MAX_TASKS_PER_SUBMIT},
     },
-    engine::{
-        Engine,
-        submission::request::{Submission, Submitted},
-    },
+    engine::{Engine, Submission, Submitted},
     proto::{self, task_service_server::TaskService},
-    store::{
-        explain,
-        task::{self as tasks, Part, TaskFilter},
-    },
+    store::task::{self as tasks, Part, TaskFilter},
 };
 
 /// Bound on the states of one filter; a state may occur more than once.
@@ -131,7 +123,7 @@ impl TaskService for Tasks {
         // Names that match no template match no task.
         let mut found = match &filter.templates {
             Some(none) if none.is_empty() => Vec::new(),
-            _ => tasks::list(&self.0.context.db, &filter)
+            _ => tasks::list(self.0.reads(), &filter)
                 .await
                 .map_err(|e| error::store(&e))?,
         };
@@ -169,7 +161,7 @@ impl TaskService for Tasks {
                 format!("task {task_id} has no step {name}"),
             )
         };
-        let template_id = tasks::template_of(&self.0.context.db, task_id)
+        let template_id = tasks::template_of(self.0.reads(), task_id)
             .await
             .map_err(|e| error::store(&e))?;
         let template_id = template_id.ok_or_else(|| find::no_task(task_id))?;
@@ -186,7 +178,7 @@ impl TaskService for Tasks {
             step: Some(position),
             attempt: Some(r.attempt).filter(|attempt| *attempt != 0),
         };
-        let view = tasks::get(&self.0.context.db, task_id, true, part)
+        let view = tasks::get(self.0.reads(), task_id, true, part)
             .await
             .map_err(|e| error::store(&e))?;
         // Retention may have removed the task since the first read.
@@ -215,13 +207,13 @@ impl TaskService for Tasks {
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let r = request.into_inner();
         let task_id = convert::task_id(&r.task_id)?;
-        let watcher = self.0.context.watchers.watch(task_id).ok_or_else(|| {
+        let watcher = self.0.watch(task_id).ok_or_else(|| {
             let message = "too many tasks are watched on this server";
             error::retry_later(
                 Code::ResourceExhausted,
                 "TOO_MANY_WATCHERS",
                 message,
-                Duration::from_secs(5),
+                error::FULL_RETRY,
             )
         })?;
         // Subscribed first, so no notification between this read and the next one is missed.
@@ -376,12 +368,7 @@ impl Tasks {
         submissions: Vec<Submission>,
         many: bool,
     ) -> Result<Vec<Submitted>, Status> {
-        let health = self.0.context.health.now();
-        if health.draining {
-            return Err(error::unavailable("the server is shutting down"));
-        }
         self.0
-            .intake
             .submit(submissions)
             .await
             .map_err(|e| error::intake(e, many))
@@ -389,17 +376,13 @@ impl Tasks {
 
     async fn explained(&self, id: &str) -> Result<proto::ExplainTaskResponse, Status> {
         let task_id = convert::task_id(id)?;
-        let found = explain::task(&self.0.context.db, task_id)
+        let found = self
+            .0
+            .explain(task_id)
             .await
             .map_err(|e| error::store(&e))?;
-        let found = found.ok_or_else(|| find::no_task(task_id))?;
-        let plan = find::plan(&self.0, found.template_id).await?;
-        Ok(super::explain::response(
-            task_id,
-            found,
-            &plan,
-            self.0.lease,
-        ))
+        let (found, plan) = found.ok_or_else(|| find::no_task(task_id))?;
+        Ok(explain::response(task_id, found, &plan, self.0.lease()))
     }
 
     async fn filter(

@@ -7,12 +7,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{actor::actor, convert, error, page};
 use crate::{
-    engine::{
-        Engine,
-        cache::templates::{Registered, Resolved},
-        operations::retire::RetireError,
-        plan::compiled::Plan,
-    },
+    engine::{Engine, Plan, Registered, Resolved, RetireError},
     proto::{self, template_service_server::TemplateService},
 };
 
@@ -30,13 +25,7 @@ impl TemplateService for Templates {
             deny_warnings,
         } = request.into_inner();
         bounded(&yaml)?;
-        let wake = self.0.context.membership.template_payload();
-        let registered = self
-            .0
-            .context
-            .templates
-            .register(&yaml, deny_warnings, &wake)
-            .await;
+        let registered = self.0.register_template(&yaml, deny_warnings).await;
         let (registered, warnings) = registered.map_err(error::register)?;
         let (plan, created, restored) = match registered {
             Registered::Created(plan) => (plan, true, false),
@@ -52,22 +41,11 @@ impl TemplateService for Templates {
                         t.namespace,
                         t.task_name,
                         t.version,
-                        other_environment(
-                            &plan.environment,
-                            self.0.context.templates.environment()
-                        )
+                        other_environment(&plan.environment, self.0.environment())
                     ),
                 ));
             }
         };
-        // Only a restoration writes an event.
-        if restored {
-            self.0.context.events.written();
-        }
-        // The template is stored; a failed read of its services is repeated later.
-        if let Err(error) = self.0.templates_changed().await {
-            tracing::debug!(%error, "the services of a new template cannot be read yet");
-        }
         let warnings = warnings.into_iter().map(problem).collect();
         let template = Some(convert::template(&plan, None, true));
         Ok(Response::new(proto::RegisterTemplateResponse {
@@ -89,7 +67,7 @@ impl TemplateService for Templates {
             problems,
             problems_total,
             warnings,
-        } = self.0.context.templates.check(&yaml).await;
+        } = self.0.check_template(&yaml).await;
         Ok(Response::new(proto::ValidateTemplateResponse {
             problems: problems.into_iter().map(problem).collect(),
             template: template.as_ref().map(convert::unregistered),
@@ -140,12 +118,6 @@ impl TemplateService for Templates {
         let size = page::size(r.page_size, 100, 500)?;
         convert::name("namespace", &r.namespace)?;
         let after = page::place(&r.namespace, &r.page_token)?;
-        self.0
-            .context
-            .templates
-            .refresh()
-            .await
-            .map_err(|e| error::store(&e))?;
         let after = match after.as_deref().map(place) {
             Some(None) => {
                 return Err(error::invalid(
@@ -165,12 +137,15 @@ impl TemplateService for Templates {
                         > (namespace, task_name, version)
                 })
         };
-        let catalog = &self.0.context.templates;
-        let all = catalog.list(&r.namespace, "");
+        let all = self
+            .0
+            .templates(&r.namespace, "")
+            .await
+            .map_err(|e| error::store(&e))?;
         let shown: Vec<_> = all
             .iter()
             .filter(|plan| is_after(plan))
-            .map(|plan| (plan, catalog.retirement(plan.template_id)))
+            .map(|plan| (plan, self.0.retirement(plan.template_id)))
             .filter(|(_, retired)| r.include_retired || retired.is_none())
             .take(size + 1)
             .collect();
@@ -197,7 +172,6 @@ impl TemplateService for Templates {
 }
 
 impl Templates {
-    /// Looks a template up in the catalog, which includes all commits before this call.
     async fn find(
         &self,
         namespace: &str,
@@ -207,9 +181,11 @@ impl Templates {
         let version = convert::version(version_text)?;
         convert::name("namespace", namespace)?;
         convert::name("task_name", task_name)?;
-        let catalog = &self.0.context.templates;
-        catalog.refresh().await.map_err(|e| error::store(&e))?;
-        let found = catalog.resolve(namespace, task_name, version.as_ref());
+        let found = self
+            .0
+            .template(namespace, task_name, version.as_ref())
+            .await
+            .map_err(|e| error::store(&e))?;
         found.ok_or_else(|| {
             let what = if version_text.is_empty() {
                 String::new()

@@ -6,9 +6,9 @@ use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{convert, error, fit};
+use super::{convert, error, find, fit};
 use crate::{
-    engine::{Engine, events::watch::Watcher},
+    engine::{Engine, Watcher},
     proto::WatchTaskResponse,
     store::task::{self as tasks, Part, TaskView},
 };
@@ -116,7 +116,7 @@ impl Watch {
                 () = self.engine.stopping() => {
                     return Err(error::unavailable("the server is shutting down; watch the task at another one"));
                 }
-                () = self.engine.context.health.is_cut_off() => {
+                () = self.engine.health().is_cut_off() => {
                     return Err(error::unavailable("the server has lost its database; watch the task at another one"));
                 }
             }
@@ -127,14 +127,14 @@ impl Watch {
             if self.watcher.has_ended() {
                 break;
             }
-            let ended = tasks::final_states(&self.engine.context.db, &[task_id])
+            let ended = tasks::final_states(self.engine.reads(), &[task_id])
                 .await
                 .map_err(|e| error::store(&e))?;
             if !ended.is_empty() {
                 break;
             }
         }
-        tasks::get(&self.engine.context.db, task_id, false, Part::default())
+        tasks::get(self.engine.reads(), task_id, false, Part::default())
             .await
             .map_err(|e| error::store(&e))?
             .ok_or_else(|| {
@@ -147,13 +147,7 @@ impl Watch {
     }
 
     async fn response(&self, view: TaskView) -> Result<WatchTaskResponse, Status> {
-        let plan = self
-            .engine
-            .context
-            .templates
-            .plan(view.task.template_id)
-            .await
-            .map_err(|e| error::store(&e))?;
+        let plan = find::plan(&self.engine, view.task.template_id).await?;
         let (task, mut steps) = convert::view(view, &plan, false);
         fit::fit(&task, &mut steps, 0);
         Ok(WatchTaskResponse {

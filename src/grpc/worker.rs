@@ -1,31 +1,16 @@
 //! `tasker.v1.WorkerService`: the stream over which a worker registers, gets its assignments and
 //! reports its results.
 
-use std::{
-    collections::HashSet,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::{convert, error, fallback, page, worker_messages};
 use crate::{
-    domain::{attempt::Outcome, lease::Lease},
-    engine::{
-        Engine,
-        decide::input::Input,
-        dispatch::{
-            message::{CancelReason, ToWorker},
-            outbox::{self, Outbox},
-            workers::Profile,
-        },
-        observe::traces::Traces,
-    },
+    domain::lease::Lease,
+    engine::{CancelReason, Engine, FromWorker, ToWorker, Traces, WorkerSession},
     proto::{
         self, WorkRequest, WorkResponse, work_request::Message as Says,
         work_response::Message as Hears, worker_service_server::WorkerService,
@@ -35,12 +20,6 @@ use crate::{
 
 /// Limit on the wait for a stream's first message.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Messages that may wait for a worker beyond one assignment and one acknowledgement per slot.
-const OUTBOX_SLACK: usize = 256;
-/// Interval at which a worker counts as alive while its result waits for space in the settle queue.
-const HELD_BACK: Duration = Duration::from_millis(300);
-/// Limit on the wait for the acknowledgements of a worker that has closed its side.
-const LAST_ACKS: Duration = Duration::from_secs(10);
 
 /// The service over an engine.
 pub struct Workers(pub Engine);
@@ -54,7 +33,7 @@ impl WorkerService for Workers {
         request: Request<Streaming<WorkRequest>>,
     ) -> Result<Response<Self::WorkStream>, Status> {
         // At once, so that a worker with several addresses loses no time here.
-        if self.0.context.health.now().database_away {
+        if self.0.health().now().database_away {
             return Err(cut_off());
         }
         let mut inbound = request.into_inner();
@@ -68,32 +47,19 @@ impl WorkerService for Workers {
         else {
             return Err(order("the first message must be `register`"));
         };
-        let lanes = self.0.context.templates.lanes();
-        let is_stored = |name: &str| {
-            lanes
-                .iter()
-                .any(|lane| lane.handler == name || lane.namespace == name)
-        };
-        let new = worker_messages::register(register, self.0.server_id, is_stored)?;
-        let (outbox, inbox) = outbox::channel(outbox_size(new.max_concurrent_steps));
-        let stop = CancellationToken::new();
-        let connection = Connection::open(self.0.clone(), new, outbox, stop.clone()).await?;
-        let ending = Ending::default();
-        let (registered, worker_id) = (connection.registered(), connection.worker_id);
-        let cancelled = connection.cancelled();
-        tokio::spawn(connection.run(inbound, ending.clone(), stop.clone()));
-        let registry = Arc::clone(&self.0.context.registry);
-        let inbox = inbox.into_stream(move || registry.request_scan());
-        let stream = outgoing(
-            registered,
-            cancelled,
-            inbox,
-            ending,
-            stop.drop_guard(),
-            self.0.context.traces.clone(),
-        );
-        tracing::info!(%worker_id, "worker connected");
-        Ok(Response::new(stream))
+        let registration = worker_messages::register(register, |name| self.0.is_stored_name(name))?;
+        let session = self
+            .0
+            .register_worker(registration)
+            .await
+            .map_err(error::registration)?;
+        let first = stream::iter([Ok(registered(&session))]);
+        let worker_id = session.worker_id();
+        let traces = self.0.traces().clone();
+        let rest = session
+            .start(inbound.map(move |message| from_worker(worker_id, message)))
+            .map(move |message| response(message?, &traces));
+        Ok(Response::new(Box::pin(first.chain(rest))))
     }
 
     async fn list_workers(
@@ -115,7 +81,7 @@ impl WorkerService for Workers {
             .transpose()?;
         let handler = Some(r.handler.as_str()).filter(|h| !h.is_empty());
         let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
-        let mut found = workers::list(&self.0.context.db, handler, after, limit)
+        let mut found = workers::list(self.0.reads(), handler, after, limit)
             .await
             .map_err(|e| error::store(&e))?;
         let count = found.len();
@@ -134,283 +100,48 @@ impl WorkerService for Workers {
     }
 }
 
-/// One registered worker stream.
-struct Connection {
-    engine: Engine,
+fn registered(session: &WorkerSession) -> WorkResponse {
+    let lease = session.lease();
+    hears(Hears::Registered(proto::Registered {
+        worker_id: session.worker_id().to_string(),
+        lease_duration: Some(convert::duration(lease)),
+        heartbeat_interval: Some(convert::duration(lease / 3)),
+        kept_leases: session.kept().map(|lease| lease.to_token()).collect(),
+    }))
+}
+
+/// The next message of a registered worker. An error ends its stream, with an answer if the worker
+/// may still read it.
+fn from_worker(
     worker_id: Uuid,
-    kept: Vec<Lease>,
-    void: Vec<Lease>,
-    draining: bool,
-}
-
-impl Connection {
-    /// Stores the connection, takes over the leases that the worker still holds, and gives back the
-    /// others.
-    async fn open(
-        engine: Engine,
-        new: workers::NewWorker,
-        outbox: Outbox,
-        stop: CancellationToken,
-    ) -> Result<Self, Status> {
-        let room = engine.context.registry.reserve_stream().ok_or_else(|| {
-            let message = "this server has its maximum of worker streams; try another one";
-            error::retry_later(
-                Code::ResourceExhausted,
-                "TOO_MANY_WORKERS",
-                message,
-                Duration::from_secs(5),
-            )
-        })?;
-        let found = workers::register(&engine.context.db, &new, engine.lease)
-            .await
-            .map_err(|e| error::store(&e))?;
-        if let Some(previous) = new.previous {
-            // If the previous stream is still open on this server, its worker no longer uses it.
-            engine.context.registry.send(previous, ToWorker::Superseded);
-            engine.context.registry.remove(previous);
-        }
-        let worker_id = new.worker_id;
-        let kept: HashSet<Lease> = found.kept.iter().map(|k| k.lease).collect();
-        let void = new
-            .held
-            .iter()
-            .filter(|l| !kept.contains(l))
-            .copied()
-            .collect();
-        let profile = Profile {
-            worker_id,
-            name: new.name,
-            namespaces: new.namespaces.into_iter().collect(),
-            handlers: new.handlers.into_iter().collect(),
-            capacity: usize::try_from(new.max_concurrent_steps).unwrap_or(1),
-            max_assignment_bytes: new.max_assignment_bytes,
-        };
-        let held = found.kept.iter().map(|k| (k.lease, k.remaining)).collect();
-        // These are the last awaits, as the caller may be dropped in any of them: the registry would
-        // keep a worker that was added before.
-        for orphan in found.orphans {
-            let outcome = Outcome::Undelivered;
-            let gone = Input::Gone {
-                lease: orphan.lease,
-                worker_id: orphan.worker_id,
-                outcome,
-            };
-            engine.settle.push(gone).await.map_err(error::closed)?;
-        }
-        engine.context.registry.add(
-            room,
-            profile,
-            held,
-            &engine.context.templates.lanes(),
-            outbox,
-            stop,
+    message: Result<WorkRequest, Status>,
+) -> Result<FromWorker, Option<Status>> {
+    let message = message.map_err(|status| {
+        let status = fallback::unreadable(status);
+        tracing::debug!(%worker_id, %status, "a worker's stream broke");
+        // Unreadable bytes get an answer; a broken connection has no reader for one.
+        let is_unreadable = matches!(
+            status.code(),
+            Code::InvalidArgument | Code::ResourceExhausted
         );
-        Ok(Self {
-            engine,
-            worker_id,
-            kept: kept.into_iter().collect(),
-            void,
-            draining: false,
-        })
-    }
-
-    fn registered(&self) -> WorkResponse {
-        let lease = self.engine.lease;
-        hears(Hears::Registered(proto::Registered {
-            worker_id: self.worker_id.to_string(),
-            lease_duration: Some(convert::duration(lease)),
-            heartbeat_interval: Some(convert::duration(lease / 3)),
-            kept_leases: self.kept.iter().map(Lease::to_token).collect(),
-        }))
-    }
-
-    /// Cancellations of the leases that the worker listed and no longer owns.
-    fn cancelled(&self) -> Vec<WorkResponse> {
-        self.void
-            .iter()
-            .map(|lease| cancel(*lease, String::new(), CancelReason::LeaseLost))
-            .collect()
-    }
-
-    /// Reads until either side ends.
-    async fn run(
-        mut self,
-        mut inbound: Streaming<WorkRequest>,
-        ending: Ending,
-        stop: CancellationToken,
-    ) {
-        let end = loop {
-            // The hub cancels `stop` when it removes the worker; later messages are not read.
-            let message = tokio::select! {
-                () = stop.cancelled() => break End::Broken,
-                message = inbound.message() => message.map_err(fallback::unreadable),
-            };
-            match message {
-                Ok(Some(message)) => {
-                    if let Err(status) = self.take(message).await {
-                        ending.set(status);
-                        break End::Broken;
-                    }
-                }
-                Ok(None) => break End::Closed,
-                Err(status) => {
-                    tracing::debug!(worker_id = %self.worker_id, %status, "a worker's stream broke");
-                    // Unreadable bytes get an answer; a broken connection has no reader for one.
-                    if matches!(
-                        status.code(),
-                        Code::InvalidArgument | Code::ResourceExhausted
-                    ) {
-                        ending.set(status);
-                    }
-                    break End::Broken;
-                }
-            }
-        };
-        if matches!(end, End::Closed) {
-            self.close(&stop).await;
-        } else {
-            // The worker may come back within its lease and continue; until then its attempts stay
-            // its own.
-            self.engine.context.registry.remove(self.worker_id);
+        is_unreadable.then_some(status)
+    })?;
+    match message.message {
+        Some(Says::Result(result)) => {
+            let (lease, outcome) = worker_messages::result(result)?;
+            Ok(FromWorker::Result { lease, outcome })
         }
-        tracing::info!(worker_id = %self.worker_id, ?end, "worker disconnected");
-    }
-
-    async fn take(&mut self, message: WorkRequest) -> Result<(), Status> {
-        self.engine.heartbeats.record(self.worker_id);
-        match message.message {
-            Some(Says::Result(result)) => self.result(result).await,
-            Some(Says::Heartbeat(proto::Heartbeat {})) => Ok(()),
-            Some(Says::Drain(proto::Drain {})) => {
-                self.draining = true;
-                self.engine.context.registry.close(self.worker_id);
-                // For operators only; the registry has stopped assignments already.
-                if let Err(error) = workers::drain(&self.engine.context.db, self.worker_id).await {
-                    tracing::debug!(%error, "a draining worker cannot be marked");
-                }
-                Ok(())
-            }
-            Some(Says::Register(_)) => {
-                Err(order("`register` is allowed once, as the first message"))
-            }
-            None => Err(error::invalid(
-                "message",
-                "empty: expected `result`, `heartbeat` or `drain`",
-            )),
+        Some(Says::Heartbeat(proto::Heartbeat {})) => Ok(FromWorker::Heartbeat),
+        Some(Says::Drain(proto::Drain {})) => Ok(FromWorker::Drain),
+        Some(Says::Register(_)) => {
+            Err(order("`register` is allowed once, as the first message").into())
         }
+        None => Err(error::invalid(
+            "message",
+            "empty: expected `result`, `heartbeat` or `drain`",
+        )
+        .into()),
     }
-
-    async fn result(&self, result: proto::StepResult) -> Result<(), Status> {
-        let (lease, outcome) = worker_messages::result(result)?;
-        // A draining worker gives its steps back for others to run at once. From any other worker
-        // they are delayed, as it could get and release the same step in a loop.
-        let outcome = match outcome {
-            Outcome::Released { .. } => Outcome::Released {
-                delayed: !self.draining,
-            },
-            other => other,
-        };
-        let plan = self.engine.context.registry.answered(self.worker_id, lease);
-        let input = Input::Result {
-            lease,
-            outcome,
-            worker_id: self.worker_id,
-            plan,
-        };
-        let taken = self.engine.settle.push(input);
-        tokio::pin!(taken);
-        loop {
-            tokio::select! {
-                taken = &mut taken => return taken.map_err(error::closed),
-                // This server does not read the stream meanwhile, so the worker's heartbeats wait
-                // behind its result.
-                () = tokio::time::sleep(HELD_BACK) => self.engine.heartbeats.record(self.worker_id),
-            }
-        }
-    }
-
-    /// The worker has closed its side: it gets its last acknowledgements. If it had announced that
-    /// it drains, its unanswered attempts go to other workers at once. If not, a client library may
-    /// have closed a stream that it only dropped, and the worker may come back within its lease.
-    async fn close(&self, stop: &CancellationToken) {
-        self.engine.context.registry.close(self.worker_id);
-        let acknowledged = async {
-            while self.engine.context.registry.unacknowledged(self.worker_id) > 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            _ = tokio::time::timeout(LAST_ACKS, acknowledged) => {}
-        }
-        let done = self.draining || self.engine.context.registry.holds_nothing(self.worker_id);
-        // Before the stream ends, so that a caller that sees its end no longer finds the worker in
-        // the list.
-        if done && let Err(error) = workers::end(&self.engine.context.db, &[self.worker_id]).await {
-            tracing::debug!(%error, "the end of a worker cannot be stored; its lease expires instead");
-        }
-        let left = self.engine.context.registry.remove(self.worker_id);
-        if !done {
-            return;
-        }
-        for lease in left {
-            let gone = Input::Gone {
-                lease,
-                worker_id: self.worker_id,
-                outcome: Outcome::Drained,
-            };
-            // If the loop has stopped, the reaper of another server finds the attempt.
-            let _ = self.engine.settle.push(gone).await;
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum End {
-    /// The worker closed its side in good order.
-    Closed,
-    Broken,
-}
-
-/// The final status of the stream.
-#[derive(Clone, Default)]
-struct Ending(Arc<Mutex<Option<Status>>>);
-
-impl Ending {
-    fn set(&self, status: Status) {
-        // The first status is the cause, and later ones follow from it. A panic elsewhere leaves
-        // the value whole, so a poisoned lock is used as it is.
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(status);
-    }
-
-    fn take(&self) -> Option<Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// All outgoing messages, in order. The stream ends when the registry drops the outbox; dropping the
-/// stream stops the reader.
-fn outgoing(
-    registered: WorkResponse,
-    cancelled: Vec<WorkResponse>,
-    inbox: impl Stream<Item = ToWorker> + Send + 'static,
-    ending: Ending,
-    guard: DropGuard,
-    traces: Traces,
-) -> Pin<Box<dyn Stream<Item = Result<WorkResponse, Status>> + Send>> {
-    let first = stream::iter(std::iter::once(registered).chain(cancelled).map(Ok));
-    let rest = inbox.map(move |message| response(message, &traces));
-    let last = stream::once(async move {
-        // Dropped with the last item, or with a stream that is not read to its end: both stop the
-        // reader.
-        let _until_here = guard;
-        ending.take()
-    })
-    .filter_map(|status| async move { status.map(Err) });
-    Box::pin(first.chain(rest).chain(last))
 }
 
 fn response(message: ToWorker, traces: &Traces) -> Result<WorkResponse, Status> {
@@ -471,9 +202,4 @@ fn cut_off() -> Status {
 
 fn order(message: &str) -> Status {
     error::status(Code::FailedPrecondition, "MESSAGE_ORDER", message)
-}
-
-/// One assignment and one acknowledgement per slot, and some slack.
-fn outbox_size(max_concurrent_steps: i32) -> usize {
-    2 * usize::try_from(max_concurrent_steps).unwrap_or_default() + OUTBOX_SLACK
 }

@@ -18,8 +18,8 @@ use crate::{
         lease::Lease,
         size::{DEFAULT_ASSIGNMENT_BYTES, MAX_ASSIGNMENT_BYTES, MIN_ASSIGNMENT_BYTES},
     },
+    engine::Registration,
     proto::{self, step_result::Outcome as Answer},
-    store::worker::NewWorker,
 };
 
 /// Bound on the handlers of one worker.
@@ -40,9 +40,8 @@ const MAX_LABELS: usize = 64;
 /// or a namespace of this name, which may be older than the grammar of names.
 pub fn register(
     r: proto::Register,
-    server_id: Uuid,
     is_stored: impl Fn(&str) -> bool,
-) -> Result<NewWorker, Status> {
+) -> Result<Registration, Status> {
     name("register.name", &r.name)?;
     optional_name("register.build_id", &r.build_id)?;
     // The counts come first, so that the loops below are bounded.
@@ -99,11 +98,7 @@ pub fn register(
             )
         })?),
     };
-    // An id for each connection and not for each worker, so that messages of an earlier connection
-    // cannot be mistaken for those of this one.
-    Ok(NewWorker {
-        worker_id: Uuid::new_v4(),
-        server_id,
+    Ok(Registration {
         name: r.name,
         build_id: r.build_id,
         namespaces: r.namespaces,
@@ -138,7 +133,7 @@ pub fn result(r: proto::StepResult) -> Result<(Lease, Outcome), Status> {
             }
         },
         Some(Answer::PermanentError(e)) => Outcome::PermanentError(failure(e.message, e.error_code, e.context_json)),
-        // `grpc::worker` knows whether the worker drains, and clears the flag then.
+        // The session knows whether the worker drains, and clears the flag then.
         Some(Answer::Released(proto::Released {})) => Outcome::Released { delayed: true },
     };
     Ok((lease, outcome))
@@ -248,8 +243,7 @@ mod tests {
             max_concurrent_steps: 1,
             ..proto::Register::default()
         };
-        let register =
-            |r: proto::Register| super::register(r, Uuid::nil(), |name| name == "old name");
+        let register = |r: proto::Register| super::register(r, |name| name == "old name");
         for name in ["Warehouse::StepHandlers::X", "a.b-c", "old name"] {
             assert!(
                 register(worker(name, "n")).is_ok() && register(worker("h", name)).is_ok(),

@@ -15,7 +15,7 @@ use super::{
     connection_limit::{Connections, Limits},
     first_byte_timeout::TimedStream,
 };
-use crate::engine::observe::listener::{ListenerCounts, Refusal};
+use crate::engine::{ListenerCounts, Refusal};
 
 /// Wait for a free descriptor before the next try.
 const BACK_OFF: Duration = Duration::from_millis(100);

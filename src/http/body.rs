@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Limited};
 
 use super::problem::Problem;
 use crate::{
-    engine::observe::listener::Refusal,
+    engine::Refusal,
     grpc::{
         frames::BODY_TIMEOUT,
         gzip::{Inflate, InflateError},

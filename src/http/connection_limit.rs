@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
-use crate::engine::observe::listener::{ListenerCounts, Refusal};
+use crate::engine::{ListenerCounts, Refusal};
 
 /// Bound on the connections, however many descriptors there are.
 const MAX_CONNECTIONS: usize = 10_000;

@@ -19,7 +19,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    engine::observe::listener::{ListenerCounts, Refusal},
+    engine::{ListenerCounts, Refusal},
     grpc,
 };
 

@@ -11,7 +11,7 @@ pub async fn livez() -> &'static str {
 
 /// Reports why the server cannot serve.
 pub async fn readyz(State(engine): State<Engine>) -> (StatusCode, &'static str) {
-    let now = engine.context.health.now();
+    let now = engine.health().now();
     match (now.draining, now.database_away) {
         (true, _) => (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -1,7 +1,7 @@
 //! `/metrics` in the text format of Prometheus. docs/metrics.md has a line for each name; a test
 //! compares the two.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use axum::{
     extract::State,
@@ -16,17 +16,10 @@ use prometheus_client::{
 };
 
 use crate::{
+    domain::circuit::CircuitState,
     engine::{
-        Engine,
-        admission::control::Admission,
-        cache::backlog::Waiting,
-        counters::Histogram,
-        observe::{
-            health::Health,
-            metrics::{Loop, MAX_LABEL_SETS, Metrics, OTHER},
-        },
+        Engine, Gauges, Histogram, Loop, MAX_LABEL_SETS, Metrics, OTHER, StepCounts, Waiting,
     },
-    store::collision_metrics::Collision,
 };
 
 pub async fn page(State(engine): State<Engine>) -> Response {
@@ -45,62 +38,19 @@ pub async fn page(State(engine): State<Engine>) -> Response {
 #[derive(Debug)]
 struct Scrape {
     metrics: Arc<Metrics>,
-    /// `None` while the database is away.
-    waiting: Option<Vec<Waiting>>,
-    workers: usize,
-    slots_used: usize,
-    slots_free: usize,
-    subscribers: usize,
-    event_lag: Duration,
-    /// Inputs that wait for a judging thread.
-    judging: usize,
-    /// The longest time that a loop with work has made no progress.
-    stalled: Duration,
-    collisions: [(&'static str, u64); 3],
-    /// Number found, repaired, and not repairable.
-    audits: [u64; 3],
-    circuits: Vec<([String; 2], &'static str)>,
-    service_rows_read: u64,
-    health: Health,
+    now: Gauges,
+    /// Of the steps that wait, those with a series of their own.
+    waiting: Vec<Waiting>,
 }
 
 impl Scrape {
     async fn of(engine: &Engine) -> Self {
-        let health = engine.context.health.now();
-        let waiting = if health.database_away {
-            None
-        } else {
-            engine.backlog.read().await.ok()
-        };
-        let (workers, slots_used, slots_free) = engine.context.registry.slots();
-        let collisions = engine.context.db.collisions();
+        let now = engine.gauges().await;
+        let waiting = now.waiting.as_deref().map(|waiting| bounded(waiting));
         Self {
-            metrics: Arc::clone(&engine.context.metrics),
-            waiting: waiting.map(|waiting| bounded(&waiting)),
-            workers,
-            slots_used,
-            slots_free,
-            subscribers: engine.context.events.subscribers(),
-            event_lag: engine.context.events.lag(),
-            judging: engine.context.evaluator.waiting(),
-            stalled: engine
-                .context
-                .pulses
-                .slowest()
-                .map_or(Duration::ZERO, |(_, since)| since),
-            collisions: [
-                ("serialization", collisions.get(Collision::Serialization)),
-                ("deadlock", collisions.get(Collision::Deadlock)),
-                ("lock", collisions.get(Collision::Lock)),
-            ],
-            audits: [
-                engine.audits.found(),
-                engine.audits.repaired(),
-                engine.audits.standing(),
-            ],
-            circuits: engine.context.admission.states(MAX_LABEL_SETS),
-            service_rows_read: engine.context.admission.rows_read(),
-            health,
+            metrics: Arc::clone(engine.metrics()),
+            waiting: waiting.unwrap_or_default(),
+            now,
         }
     }
 }
@@ -153,7 +103,7 @@ impl Scrape {
 
     fn steps(&self, out: &mut Out<'_>) -> fmt::Result {
         let all = self.metrics.steps.all();
-        let rows = |of: fn(&crate::engine::counters::StepCounts) -> u64| {
+        let rows = |of: fn(&StepCounts) -> u64| {
             all.iter()
                 .map(|(labels, n)| (lane(labels), of(n)))
                 .collect::<Vec<_>>()
@@ -202,7 +152,7 @@ impl Scrape {
     }
 
     fn queue(&self, out: &mut Out<'_>) -> fmt::Result {
-        let all = self.waiting.as_deref().unwrap_or_default();
+        let all = &self.waiting;
         let of = |w: &Waiting| {
             lane(&[
                 w.lane.namespace.clone(),
@@ -230,17 +180,17 @@ impl Scrape {
         out.number(
             "workers_connected",
             "Workers with a stream on this server",
-            self.workers,
+            self.now.workers,
         )?;
         out.number(
             "slots_used",
             "Steps in progress on the workers of this server",
-            self.slots_used,
+            self.now.slots_used,
         )?;
         out.number(
             "slots_free",
             "Free slots of the workers of this server",
-            self.slots_free,
+            self.now.slots_free,
         )?;
         let stale = [(Vec::new(), self.metrics.results_stale.get())];
         out.counters(
@@ -254,9 +204,9 @@ impl Scrape {
         out.number(
             "event_subscribers",
             "Event subscribers on this server",
-            self.subscribers,
+            self.now.subscribers,
         )?;
-        let lag = [(Vec::new(), self.event_lag.as_secs_f64())];
+        let lag = [(Vec::new(), self.now.event_lag.as_secs_f64())];
         out.gauges(
             "event_lag",
             "Age of the oldest event in the last delivery to subscribers",
@@ -282,6 +232,7 @@ impl Scrape {
             commits,
         )?;
         let collisions = self
+            .now
             .collisions
             .map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
         out.counters(
@@ -312,9 +263,9 @@ impl Scrape {
         out.number(
             "judging_waiting",
             "Inputs that wait for an evaluation",
-            self.judging,
+            self.now.judging,
         )?;
-        let stalled = [(Vec::new(), self.stalled.as_secs_f64())];
+        let stalled = [(Vec::new(), self.now.stalled.as_secs_f64())];
         let help = "Longest time without progress of a loop that has work";
         out.gauges("loop_stalled", help, Some(&Unit::Seconds), stalled)?;
         let untold = [(Vec::new(), self.metrics.untold.get())];
@@ -349,7 +300,7 @@ impl Scrape {
     }
 
     fn server(&self, out: &mut Out<'_>) -> fmt::Result {
-        let [found, repaired, standing] = self.audits;
+        let [found, repaired, standing] = self.now.audits;
         out.counters(
             "liveness_found",
             "Liveness violations that the auditor found",
@@ -367,8 +318,8 @@ impl Scrape {
             [(Vec::new(), standing)],
         )?;
         // A series for each state, of which one is 1: a query needs no numbers for the states.
-        let circuits = self.circuits.iter().flat_map(|(of, state)| {
-            Admission::state_names().map(|name| {
+        let circuits = self.now.circuits.iter().flat_map(|(of, state)| {
+            CircuitState::ALL.map(CircuitState::as_str).map(|name| {
                 let mut labels = labels(["namespace", "service"], of);
                 labels.push(("state", name.to_owned()));
                 (labels, u32::from(name == *state))
@@ -383,17 +334,17 @@ impl Scrape {
         out.counters(
             "service_rows_read",
             "Rows of services that were read from the database",
-            [(Vec::new(), self.service_rows_read)],
+            [(Vec::new(), self.now.service_rows_read)],
         )?;
         out.number(
             "database_up",
             "1 if the database answers",
-            usize::from(!self.health.database_away),
+            usize::from(!self.now.health.database_away),
         )?;
         out.number(
             "draining",
             "1 from the start of a shutdown",
-            usize::from(self.health.draining),
+            usize::from(self.now.health.draining),
         )?;
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         out.gauges(

@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn message_uses_the_field_names_of_http() {
-        let violated = |field: &str| crate::engine::submission::request::Violated {
+        let violated = |field: &str| crate::engine::Violated {
             field: field.into(),
             message: "wrong".into(),
         };

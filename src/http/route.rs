@@ -21,7 +21,7 @@ use super::{
     read, sse,
 };
 use crate::{
-    engine::{Engine, submission::request::Violated},
+    engine::{Engine, Violated},
     grpc::{error, room::Room},
     json::{self, protocol},
 };

@@ -15,7 +15,7 @@ use crate::domain::task::TaskState;
 pub const MAX_COUNTED: i64 = 1_000_000;
 
 /// The selection of tasks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BulkFilter {
     /// `None` for all templates.
     pub templates: Option<Vec<i32>>,

@@ -5,12 +5,8 @@ use std::time::Duration;
 
 use tasker::{
     engine::{
-        events::{
-            filter::Filter,
-            reader::{Events, MAX_SUBSCRIBERS},
-            subscription::{Start, SubscribeError},
-        },
-        observe::{health::HealthCell, pulse::Pulses},
+        EventFilter, Events, HealthCell, Loops, MAX_SUBSCRIBERS, Pulses, SubscribeError,
+        SubscriptionStart,
     },
     grpc::encoded_event::encode,
     proto::{StartFrom, SubscribeRequest},
@@ -371,10 +367,10 @@ async fn cursor_before_removed_events_is_an_error_also_during_a_stream() {
         bench.db.db(),
         encode,
         HealthCell::default(),
-        CancellationToken::new(),
+        Loops::default(),
     );
     let mut own = events
-        .subscribe(Start::Beginning, Filter::default())
+        .subscribe(SubscriptionStart::Beginning, EventFilter::default())
         .await
         .unwrap();
     own.next().await.unwrap();
@@ -396,29 +392,27 @@ async fn cursor_before_removed_events_is_an_error_also_during_a_stream() {
 #[tokio::test]
 async fn subscribers_over_the_limit_are_refused() {
     let db = TestDb::new().await;
-    let events = Events::new(
-        db.db(),
-        encode,
-        HealthCell::default(),
-        CancellationToken::new(),
-    );
+    let events = Events::new(db.db(), encode, HealthCell::default(), Loops::default());
     let mut all = Vec::new();
     for _ in 0..MAX_SUBSCRIBERS {
         all.push(
             events
-                .subscribe(Start::Now, Filter::default())
+                .subscribe(SubscriptionStart::Now, EventFilter::default())
                 .await
                 .unwrap(),
         );
     }
-    let Err(error) = events.subscribe(Start::Now, Filter::default()).await else {
+    let Err(error) = events
+        .subscribe(SubscriptionStart::Now, EventFilter::default())
+        .await
+    else {
         panic!("one more was taken")
     };
     assert!(matches!(error, SubscribeError::TooMany), "{error}");
     assert_eq!(events.subscribers(), MAX_SUBSCRIBERS);
     all.pop();
     events
-        .subscribe(Start::Now, Filter::default())
+        .subscribe(SubscriptionStart::Now, EventFilter::default())
         .await
         .unwrap();
 }
@@ -442,11 +436,11 @@ async fn stopping_server_ends_subscriptions_with_unavailable() {
 #[tokio::test]
 async fn event_lag_is_the_age_of_the_delivered_events() {
     let db = TestDb::new().await;
-    let stop = CancellationToken::new();
-    let events = Events::new(db.db(), encode, HealthCell::default(), stop.clone());
+    let (loops, stop) = (Loops::default(), CancellationToken::new());
+    let events = Events::new(db.db(), encode, HealthCell::default(), loops);
     let reader = tokio::spawn(events.clone().run_reader(Pulses::default(), stop.clone()));
     let mut one = events
-        .subscribe(Start::Now, Filter::default())
+        .subscribe(SubscriptionStart::Now, EventFilter::default())
         .await
         .unwrap();
     let client = db.connect().await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tasker::{
-    engine::maintenance::retention::Retention,
+    engine::Retention,
     proto::EventType,
     store::{
         bench::fixtures::{self, Kind},

@@ -372,12 +372,13 @@ async fn damage_that_cannot_be_repaired_is_counted_until_it_is_gone() {
         encode_event: |_, _| unreachable!("nobody has subscribed"),
     };
     let engine = Engine::start(db.db(), config).await.unwrap();
-    let audits = &engine.audits;
+    // Found, repaired, and not repairable.
+    let audits = async || engine.gauges().await.audits;
     eventually("it is known", || async {
-        (audits.standing() == 1).then_some(())
+        (audits().await[2] == 1).then_some(())
     })
     .await;
-    assert_eq!((audits.found(), audits.repaired()), (1, 0));
+    assert_eq!(audits().await[..2], [1, 0]);
     by_hand(
         &look,
         "UPDATE tasks SET steps_live = 1, template_id = 1 WHERE task_id = $1",
@@ -386,7 +387,7 @@ async fn damage_that_cannot_be_repaired_is_counted_until_it_is_gone() {
     )
     .await;
     eventually("it is well", || async {
-        (audits.standing() == 0).then_some(())
+        (audits().await[2] == 0).then_some(())
     })
     .await;
     by_hand(
@@ -397,10 +398,10 @@ async fn damage_that_cannot_be_repaired_is_counted_until_it_is_gone() {
     )
     .await;
     eventually("it is mended", || async {
-        (audits.repaired() == 1).then_some(())
+        (audits().await[1] == 1).then_some(())
     })
     .await;
-    assert_eq!((audits.found(), audits.standing()), (2, 0));
+    assert_eq!(audits().await, [2, 1, 0]);
     engine.stop().await;
     invariants_after_repairs(&look).await;
 }

@@ -10,6 +10,7 @@ mod cases_dispatch;
 mod cases_drains;
 mod cases_leases;
 mod cases_retry;
+mod cases_streams;
 mod cases_submit;
 mod latency;
 mod reads;

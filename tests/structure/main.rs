@@ -1,4 +1,5 @@
-//! The shape of the sources: size and density of files and functions, and imports without circles.
+//! The shape of the sources: size and density of files and functions, imports without circles, and
+//! tasks with owners.
 //! `scripts/measure.sh` prints the counts; CONTRIBUTING.md names the limits.
 
 mod circles;
@@ -6,4 +7,5 @@ mod counts;
 mod documents;
 mod imports;
 mod source;
+mod spawns;
 mod token;

@@ -384,11 +384,6 @@ impl Admission {
         lapsed
     }
 
-    /// The names of the circuit states.
-    pub fn state_names() -> [&'static str; 3] {
-        CircuitState::ALL.map(CircuitState::as_str)
-    }
-
     /// The circuit states of the first `most` services by name.
     pub fn states(&self, most: usize) -> Vec<([String; 2], &'static str)> {
         let name = |service: &ServiceState| (service.name.clone(), service.state.as_str());

@@ -17,6 +17,7 @@ use self::reader::{TemplateReader, Templates};
 use crate::{
     engine::{
         hash::{HashMap, HashSet},
+        loops::Loops,
         observe::metrics::Metrics,
         plan::compiled::Plan,
     },
@@ -102,13 +103,16 @@ pub struct TemplateCache {
     environment: String,
     reader: Arc<TemplateReader>,
     turns: Turns,
+    /// Owns the reads, which go on without their callers.
+    loops: Loops,
 }
 
 impl TemplateCache {
     /// Creates an empty cache; call [`TemplateCache::load`] or [`TemplateCache::refresh`] next.
-    pub fn new(db: Db, metrics: Arc<Metrics>, environment: String) -> Self {
+    pub fn new(db: Db, metrics: Arc<Metrics>, environment: String, loops: Loops) -> Self {
         Self {
             environment,
+            loops,
             reader: Arc::new(TemplateReader::new(db, metrics)),
             turns: Turns::default(),
         }
@@ -126,9 +130,10 @@ impl TemplateCache {
             };
             let ended =
                 |error| StoreError::Connection(format!("the templates cannot be read: {error}"));
-            tokio::spawn(self.turns.clone().read(turn, Arc::clone(&self.reader)))
-                .await
-                .map_err(ended)?
+            let read = self.turns.clone().read(turn, Arc::clone(&self.reader));
+            let read = self.loops.spawn(read);
+            let stopped = || StoreError::Connection("the server is shutting down".into());
+            read.await.map_err(ended)?.unwrap_or_else(|| Err(stopped()))
         };
         tokio::time::timeout(READ_LIMIT, read).await.map_err(late)?
     }

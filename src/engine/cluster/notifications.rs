@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::poll_fn, stream};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -20,6 +20,7 @@ use crate::{
         dispatch::{message::CancelReason, registry::Registry},
         events::{reader::Events, watch::Watchers},
         hash::HashSet,
+        loops::Loops,
         time::jitter,
     },
     store::{Db, StoreError, db::Message, server, task, worker},
@@ -47,13 +48,16 @@ pub struct NotificationLoop {
     pub watchers: Watchers,
     pub events: Events,
     pub address: String,
+    /// Owns the wake-ups that are due later.
+    pub loops: Loops,
 }
 
 impl NotificationLoop {
     /// Sends heartbeats, listens and polls until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let (sender, mut received) = mpsc::channel(MAX_QUEUED);
-        let listener = tokio::spawn(listen(
+        let mut listener = JoinSet::new();
+        listener.spawn(listen(
             self.db.clone(),
             Arc::clone(&self.membership),
             sender,
@@ -93,7 +97,7 @@ impl NotificationLoop {
                 tracing::debug!(%error, "the changes of other servers cannot be read");
             }
         }
-        listener.abort();
+        listener.abort_all();
         let _ = server::leave(&self.db, self.membership.server_id).await;
     }
 
@@ -123,7 +127,7 @@ impl NotificationLoop {
         if self.membership.has_others() {
             server::wake(&self.db, &format!("{}:l", self.membership.server_id)).await?;
             let events = self.events.clone();
-            tokio::spawn(async move {
+            self.loops.spawn(async move {
                 tokio::time::sleep(HEARD_BY).await;
                 events.wake_reader();
             });

@@ -46,7 +46,7 @@ impl Queued {
     }
 }
 
-/// EngineContext by both ends, so the sender can discard messages that the worker does not read.
+/// Shared by both ends, so the sender can discard messages that the worker does not read.
 type Receiver = Arc<Mutex<mpsc::Receiver<ToWorker>>>;
 
 /// The sending end of a worker's stream.

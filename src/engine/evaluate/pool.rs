@@ -19,7 +19,7 @@ use super::{
     threads::{MAX_JUDGING_TIME, NoVerdict, THREADS, Threads},
     turns::{Turn, Turns},
 };
-use crate::engine::observe::metrics::Metrics;
+use crate::engine::{loops::Loops, observe::metrics::Metrics};
 
 /// Inputs that have a turn at once: those being evaluated, and those whose documents are read
 /// meanwhile.
@@ -46,14 +46,14 @@ impl Drop for Pool {
 }
 
 impl EvaluationPool {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self::with(metrics, MAX_JUDGING_TIME)
+    pub fn new(metrics: Arc<Metrics>, loops: Loops) -> Self {
+        Self::with(metrics, loops, MAX_JUDGING_TIME)
     }
 
-    fn with(metrics: Arc<Metrics>, limit: Duration) -> Self {
+    fn with(metrics: Arc<Metrics>, loops: Loops, limit: Duration) -> Self {
         Self(Arc::new(Pool {
             turns: Turns::new(TURNS),
-            threads: Threads::new(metrics, limit),
+            threads: Threads::new(metrics, loops, limit),
         }))
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    future::pending,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::turns::Turn;
-use crate::engine::observe::metrics::Metrics;
+use crate::engine::{loops::Loops, observe::metrics::Metrics};
 
 /// Evaluations that run at once.
 pub const THREADS: usize = 2;
@@ -42,6 +43,8 @@ pub(super) struct Threads {
     state: Mutex<State>,
     wake: Condvar,
     metrics: Arc<Metrics>,
+    /// The watchdogs of the evaluations.
+    loops: Loops,
     limit: Duration,
 }
 
@@ -81,11 +84,12 @@ enum JobState {
 type Reply<T> = Arc<Mutex<Option<oneshot::Sender<Result<T, NoVerdict>>>>>;
 
 impl Threads {
-    pub fn new(metrics: Arc<Metrics>, limit: Duration) -> Arc<Self> {
+    pub fn new(metrics: Arc<Metrics>, loops: Loops, limit: Duration) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             wake: Condvar::new(),
             metrics,
+            loops,
             limit,
         })
     }
@@ -110,7 +114,9 @@ impl Threads {
         });
         let threads = Arc::clone(self);
         let watched = Arc::clone(&fate);
-        tokio::spawn(async move {
+        // Ends with its evaluation, also after the shutdown: an evaluation that the settle loop
+        // waits for may take too long then, too.
+        self.loops.spawn_until(pending(), async move {
             let _until_over = turn;
             if has_begun.await.is_err() {
                 return;

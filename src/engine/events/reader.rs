@@ -23,6 +23,7 @@ use super::named::{Encode, NamedEvent, Names};
 use crate::{
     domain::event::cursor::{Cursor, MAX_RUNNING},
     engine::{
+        loops::Loops,
         observe::{health::HealthCell, pulse::Pulses},
         time::jitter,
     },
@@ -85,7 +86,8 @@ pub(super) struct Inner {
     pub(super) names: Names,
     pub(super) cell: OnceCell<String>,
     pub(super) lag: Mutex<Lag>,
-    pub(super) stopping: CancellationToken,
+    /// Owns the pauses of the turns, and ends the subscriptions.
+    pub(super) loops: Loops,
 }
 
 /// The delay at the last read, and the time of that read.
@@ -96,7 +98,7 @@ pub(super) struct Lag {
 }
 
 impl Events {
-    pub fn new(db: Db, encode: Encode, health: HealthCell, stopping: CancellationToken) -> Self {
+    pub fn new(db: Db, encode: Encode, health: HealthCell, loops: Loops) -> Self {
         Self(Arc::new(Inner {
             db,
             encode,
@@ -113,7 +115,7 @@ impl Events {
                 then: Duration::ZERO,
                 read_at: Instant::now(),
             }),
-            stopping,
+            loops,
         }))
     }
 

@@ -198,7 +198,10 @@ impl Subscription {
             if Instant::now() >= due {
                 return Ok(self.place());
             }
-            let (stopping, health) = (self.events.0.stopping.clone(), self.events.health().clone());
+            let (stopping, health) = (
+                self.events.0.loops.shutdown().clone(),
+                self.events.health().clone(),
+            );
             if self.behind {
                 tokio::select! {
                     () = stopping.cancelled() => return Err(SubscribeError::Stopping),
@@ -260,7 +263,7 @@ impl Subscription {
         let (page, events) = self.events.read(&self.cursor).await?;
         let rest = rest_after(began);
         // The pause applies to the turn and not to the subscriber, which has events to deliver now.
-        tokio::spawn(async move {
+        self.events.0.loops.spawn(async move {
             tokio::time::sleep(rest).await;
             drop(turn);
         });

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -164,15 +164,16 @@ impl Leases {
     pub async fn run_watch_on_database(self, shutdown: CancellationToken) {
         let longest = longest_silence(self.lease);
         let mut silence = self.health.silence();
-        let mut question = None::<JoinHandle<()>>;
+        let mut question = JoinSet::new();
         while sleep_or_stop(SILENCE_TICK, &shutdown).await {
             let lasts = silence.look(SILENCE_TICK);
             if lasts < longest * 3 / 4 {
                 continue;
             }
             // Perhaps no query was sent: an idle server sends few.
-            if question.as_ref().is_none_or(JoinHandle::is_finished) {
-                question = Some(tokio::spawn(self.clone().ask()));
+            while question.try_join_next().is_some() {}
+            if question.is_empty() {
+                question.spawn(self.clone().ask());
             }
             if lasts < longest {
                 continue;

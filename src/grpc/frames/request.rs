@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::{HEADER_BYTES, framed};
 use crate::{
-    engine::observe::listener::Refusal,
+    engine::Refusal,
     grpc::{
         MAX_MESSAGE_BYTES, error,
         gzip::{Inflate, InflateError},

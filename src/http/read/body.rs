@@ -14,7 +14,7 @@ use super::{
     violation::{MAX_VIOLATIONS, below, named, noted, unknown, wrong},
 };
 use crate::{
-    engine::submission::request::Violated,
+    engine::Violated,
     json::protocol::{is_document, value_kind},
 };
 

@@ -3,7 +3,7 @@
 use prost_reflect::DynamicMessage;
 
 use super::{body::MAX_ITEMS, *};
-use crate::{engine::submission::request::Violated, json::protocol::rpc, proto};
+use crate::{engine::Violated, json::protocol::rpc, proto};
 
 fn submit(json: &str) -> Result<proto::SubmitTaskRequest, Vec<(String, String)>> {
     let mut message = DynamicMessage::new(rpc("TaskService/SubmitTask").input());

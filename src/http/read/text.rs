@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::violation::{MAX_VIOLATIONS, named, noted, unknown, wrong};
 use crate::{
     domain::time::is_rfc3339,
-    engine::submission::request::Violated,
+    engine::Violated,
     json::protocol::{is_document, words},
 };
 

@@ -2,7 +2,7 @@
 
 use prost_reflect::{FieldDescriptor, MessageDescriptor};
 
-use crate::{engine::submission::request::Violated, json::protocol::key};
+use crate::{engine::Violated, json::protocol::key};
 
 /// Bound on the errors recorded for a request; the reader stops there.
 pub const MAX_VIOLATIONS: usize = 100;

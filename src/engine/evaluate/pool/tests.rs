@@ -6,7 +6,7 @@ use super::*;
 use crate::engine::evaluate::threads::MAX_ABANDONED;
 
 fn judge() -> EvaluationPool {
-    EvaluationPool::with(Arc::default(), Duration::from_millis(50))
+    EvaluationPool::with(Arc::default(), Loops::default(), Duration::from_millis(50))
 }
 
 /// Blocks evaluations until the sender is dropped.
@@ -17,7 +17,7 @@ fn gate() -> (mpsc::Sender<()>, Arc<std::sync::Mutex<mpsc::Receiver<()>>>) {
 
 #[tokio::test]
 async fn evaluation_returns_its_verdict_and_a_panic_is_an_error() {
-    let judge = EvaluationPool::new(Arc::default());
+    let judge = EvaluationPool::new(Arc::default(), Loops::default());
     assert_eq!(judge.run(judge.turn("a").await, || 7).await, Ok(7));
     let panics = || -> u8 { panic!("on purpose") };
     assert_eq!(
@@ -131,7 +131,7 @@ async fn endless_evaluation_fails_its_input_and_its_thread_is_replaced_up_to_a_b
 #[tokio::test]
 async fn time_of_a_stopped_process_counts_in_part() {
     let limit = Duration::from_millis(800);
-    let judge = EvaluationPool::with(Arc::default(), limit);
+    let judge = EvaluationPool::with(Arc::default(), Loops::default(), limit);
     let (open, shut) = gate();
     let judged = tokio::spawn({
         let judge = judge.clone();
