@@ -74,18 +74,14 @@ pub use self::{
     events::{
         filter::Filter as EventFilter,
         named::{Encode, NamedEvent},
-        reader::{Events, MAX_SUBSCRIBERS},
         subscription::{Delivery, Start as SubscriptionStart, SubscribeError, Subscription},
         watch::Watcher,
     },
     gauges::Gauges,
-    loops::Loops,
-    maintenance::retention::Retention,
     observe::{
         health::{Health, HealthCell},
         listener::{ListenerCounts, Refusal},
         metrics::{Loop, MAX_LABEL_SETS, Metrics, OTHER},
-        pulse::Pulses,
         traces::Traces,
     },
     operations::{
@@ -96,6 +92,13 @@ pub use self::{
     plan::{compiled::Plan, task_plan::TaskPlan},
     session::{FromWorker, Registration, RegistrationError, WorkerSession},
     submission::request::{IntakeError, Submission, Submitted, Violated},
+};
+// Parts that tests drive without an engine.
+pub use self::{
+    events::reader::{Events, MAX_SUBSCRIBERS},
+    loops::Loops,
+    maintenance::retention::Retention,
+    observe::pulse::Pulses,
 };
 use crate::{
     domain::{circuit::CircuitState, order::Order, policy::Settings},
