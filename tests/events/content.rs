@@ -321,22 +321,22 @@ async fn live_event_of_another_server_arrives_immediately() {
         .unwrap();
     // By then the servers have announced to each other that they have subscribers.
     tokio::time::sleep(Duration::from_millis(5_500)).await;
-    let mut slowest = [Duration::ZERO; 2];
+    let mut times: [Vec<Duration>; 2] = Default::default();
     for _ in 0..5 {
         let id = bench.submit("t/two", "{}").await;
         let since = std::time::Instant::now();
         assert_eq!(near.event().await.task_id, id);
-        slowest[0] = slowest[0].max(since.elapsed());
+        times[0].push(since.elapsed());
         assert_eq!(tail.event().await.task_id, id);
-        slowest[1] = slowest[1].max(since.elapsed());
+        times[1].push(since.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!(
-        "the slowest of five: {:?} here, {:?} there",
-        slowest[0], slowest[1]
-    );
-    assert!(slowest[0] < Duration::from_millis(500), "{slowest:?}");
-    assert!(slowest[1] < Duration::from_millis(1_000), "{slowest:?}");
+    // The median, as a busy machine may delay one of them: without a notification each event waits
+    // for a look that comes two seconds after the last one.
+    times.iter_mut().for_each(|times| times.sort_unstable());
+    println!("here {:?}, there {:?}", times[0], times[1]);
+    assert!(times[0][2] < Duration::from_millis(500), "{times:?}");
+    assert!(times[1][2] < Duration::from_millis(1_000), "{times:?}");
 }
 
 #[tokio::test]

@@ -325,7 +325,7 @@ async fn tasks_run_while_many_rows_are_pruned() {
         done += 1;
     }
     println!("{done} tasks meanwhile, the slowest took {slowest:?}");
-    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
     let pruned = pruning.await.unwrap().unwrap();
     assert_eq!((pruned.tasks, pruned.steps), (20_000, 40_000));
     worker.shutdown().await.unwrap();

@@ -15,7 +15,10 @@ use tonic_health::pb::{
 
 use crate::{
     load::{Refusal, assert_says_when_to_come_back},
-    support::{process::ServerProcess, server::submission},
+    support::{
+        process::ServerProcess,
+        server::{PATIENCE, submission},
+    },
 };
 
 /// Waits until the standard health service reports this status; returns how long that took.
@@ -37,7 +40,7 @@ pub async fn health(url: &str, wanted: ServingStatus) -> Duration {
             return asked.elapsed();
         }
         assert!(
-            asked.elapsed() < Duration::from_secs(10),
+            asked.elapsed() < PATIENCE,
             "health does not become {wanted:?}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;

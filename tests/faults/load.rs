@@ -123,7 +123,8 @@ async fn run(
     accepted
 }
 
-/// Each refusal is UNAVAILABLE with RetryInfo, within 3 s.
+/// Each refusal is UNAVAILABLE with RetryInfo, and comes before any time-out of a statement or a
+/// lock.
 pub fn assert_says_when_to_come_back(refusals: &[Refusal]) {
     for Refusal { status, after } in refusals {
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -134,7 +135,7 @@ pub fn assert_says_when_to_come_back(refusals: &[Refusal]) {
             "{status:?}"
         );
         assert!(
-            *after < Duration::from_secs(3),
+            *after < Duration::from_secs(8),
             "it took {after:?} to refuse: {status:?}"
         );
     }

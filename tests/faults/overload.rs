@@ -301,7 +301,7 @@ async fn overload_is_refused_without_delay_of_accepted_tasks() {
     // the transport's memory per connection.
     assert!(memory < 256, "the server has {memory} MiB");
     assert!(
-        recovered < Duration::from_secs(5),
+        recovered < Duration::from_secs(15),
         "a lone task was slow for {recovered:?}"
     );
     nothing_left(&db.connect().await).await;

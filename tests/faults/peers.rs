@@ -17,8 +17,9 @@ use crate::{
     },
 };
 
-/// Time limit for a notification from one server to the other.
-const CROSSING: Duration = Duration::from_secs(2);
+/// Time limit for a notification from one server to the other, less than the interval in which a
+/// server without notifications looks (`engine/cluster/notifications.rs`).
+const CROSSING: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_of_a_killed_server_continue_at_another() {

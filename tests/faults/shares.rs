@@ -24,7 +24,7 @@ const NOBODY: &str = "{task_name: nobody, namespace: t, version: 1.0.0, step_tem
 /// therefore found no step for the slots that were free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backlog_of_a_busy_worker_is_processed_without_gaps() {
-    const TASKS: usize = 8;
+    const TASKS: usize = 16;
     let mut bench = Bench::with(ONE).await;
     register(&mut bench.client, OTHER).await;
     register(&mut bench.client, NOBODY).await;
@@ -47,8 +47,9 @@ async fn backlog_of_a_busy_worker_is_processed_without_gaps() {
         // Makes the server look at the queue while the one slot of `h` is taken.
         bench.submit("t/nobody", "{}").await;
     }
+    // A slot that is filled by the next look at the queue only is empty for about a second.
     assert!(
-        started.elapsed() < Duration::from_secs(3),
+        started.elapsed() < Duration::from_secs(8),
         "it took {:?}",
         started.elapsed()
     );

@@ -122,7 +122,7 @@ async fn promoted_standby_has_every_acknowledged_task() {
         promoted.elapsed()
     );
     assert!(
-        promoted.elapsed() < Duration::from_secs(4),
+        promoted.elapsed() < Duration::from_secs(15),
         "it took {:?}",
         promoted.elapsed()
     );

@@ -131,7 +131,7 @@ async fn steps_of_killed_workers_go_to_others_uncharged() {
     }
     assert_eq!(lost, 8);
     assert!(
-        died.elapsed() < Duration::from_secs(8),
+        died.elapsed() < Duration::from_secs(30),
         "it took {:?}",
         died.elapsed()
     );

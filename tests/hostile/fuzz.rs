@@ -149,11 +149,17 @@ fn random_yaml_is_a_template_or_has_problems() {
                 }
             }
         }
-        assert!(
-            began.elapsed() < READ_LIMIT,
-            "{:?} for {text:?}",
-            began.elapsed()
-        );
+        let took = began.elapsed();
+        if took >= READ_LIMIT {
+            // Once more, as the machine may have stood still.
+            let began = Instant::now();
+            let _ = Template::parse(&text, environment);
+            assert!(
+                began.elapsed() < READ_LIMIT,
+                "{took:?} and {:?} for {text:?}",
+                began.elapsed()
+            );
+        }
     }
     assert!(
         valid > YAMLS / 50,

@@ -74,7 +74,7 @@ async fn not_before_holds_over_a_crash_and_is_explained() {
     let a = worker.assignment().await;
     let waited = submitted.elapsed();
     assert!(
-        waited >= Duration::from_millis(3_900) && waited < Duration::from_secs(10),
+        waited >= Duration::from_millis(3_900) && waited < Duration::from_secs(30),
         "{waited:?}"
     );
     worker.settle(&a, success("1")).await;
