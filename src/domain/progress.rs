@@ -1,7 +1,7 @@
 //! The progress of a task: which steps are complete, how many are in play, and what the end of a
 //! step unlocks.
 
-use tasker_template::Graph;
+use tasker_template::{Graph, StepIndex};
 
 use super::{
     attempt::Failure,
@@ -91,7 +91,8 @@ impl Progress {
         };
         // A skipped root unlocks its children at once, so a task may be complete when it is
         // submitted.
-        let fates = progress.unlock(graph, graph.roots().to_vec(), fate);
+        let roots = graph.roots().iter().copied().map(u16::from).collect();
+        let fates = progress.unlock(graph, roots, fate);
         (progress, fates)
     }
 
@@ -116,20 +117,19 @@ impl Progress {
 
     /// The children of a step whose parents are all done.
     fn freed_by(&self, graph: &Graph, step: u16) -> Vec<u16> {
-        // An operator may have resolved the child before its parents were done.
-        let is_free = |child: &u16| {
-            // An operator may have set a child before its turn; it must not come into play again.
-            !self.done.contains(*child)
-                && graph
-                    .parents(usize::from(*child))
-                    .iter()
-                    .all(|p| self.done.contains(*p))
+        let Ok(step) = StepIndex::try_from(step) else {
+            return Vec::new();
         };
+        let is_done = |step: &StepIndex| self.done.contains(u16::from(*step));
+        // An operator may have set a child before its turn; it must not come into play again.
+        let is_free =
+            |child: &StepIndex| !is_done(child) && graph.parents(*child).iter().all(is_done);
         graph
-            .children(usize::from(step))
+            .children(step)
             .iter()
             .copied()
             .filter(is_free)
+            .map(u16::from)
             .collect()
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tasker_template::Graph;
+use tasker_template::{Graph, StepIndex};
 
 use super::{
     progress::{Progress, StepSet},
@@ -159,17 +159,16 @@ impl Found<'_> {
             .map(|(step, _)| *step);
         // The recorded step is kept, since the rows do not tell which failure came first.
         progress.failed_step = progress.failed_step.or(failed);
-        let unlocked = |step: &u16| {
+        let unlocked = |step: &StepIndex| {
             graph
-                .parents(usize::from(*step))
+                .parents(*step)
                 .iter()
-                .all(|p| progress.done.contains(*p))
+                .all(|parent| progress.done.contains(u16::from(*parent)))
         };
-        let steps = u16::try_from(graph.len()).unwrap_or(u16::MAX);
-        (0..steps)
+        // After the counts above: a step must be in play if its parents are done by the rows.
+        let unlocked = graph.steps().filter(unlocked).map(u16::from);
+        unlocked
             .filter(|step| !self.ended.contains_key(step))
-            // After the counts above: a step must be in play if its parents are done by the rows.
-            .filter(unlocked)
             .collect()
     }
 }

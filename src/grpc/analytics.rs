@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use semver::Version;
+use tasker_template::StepIndex;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
@@ -212,17 +213,11 @@ fn timeout(seconds: f64) -> Result<Option<f64>, Status> {
     Err(error::invalid("timeout_seconds", expected))
 }
 
-/// Positions fit `i16`: a template has 1,000 steps at most.
+/// The template, the step and the parent of each edge.
 fn edges(plan: &Plan) -> impl Iterator<Item = (i32, i16, i16)> {
-    (0..plan.graph.len()).flat_map(move |step| {
-        let pair = move |parent: &u16| {
-            Some((
-                plan.template_id,
-                i16::try_from(step).ok()?,
-                i16::try_from(*parent).ok()?,
-            ))
-        };
-        plan.graph.parents(step).iter().filter_map(pair)
+    plan.graph.steps().flat_map(move |step| {
+        let pair = move |parent: &StepIndex| (plan.template_id, step.into(), (*parent).into());
+        plan.graph.parents(step).iter().map(pair)
     })
 }
 

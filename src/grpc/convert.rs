@@ -195,7 +195,7 @@ fn step(
         depends_on: t
             .depends_on
             .iter()
-            .filter_map(|p| Some(plan.template.steps.get(*p)?.name.clone()))
+            .filter_map(|p| Some(plan.template.steps.get(usize::from(*p))?.name.clone()))
             .collect(),
         attempt: s.attempt,
         retry_limit: i32::try_from(t.retry_limit).unwrap_or(i32::MAX),
@@ -272,7 +272,7 @@ pub fn dependencies(plan: &Plan) -> Vec<proto::Dependency> {
             .filter_map(|p| {
                 Some(proto::Dependency {
                     step: s.name.clone(),
-                    depends_on: steps.get(*p)?.name.clone(),
+                    depends_on: steps.get(usize::from(*p))?.name.clone(),
                 })
             })
             .collect::<Vec<_>>()
@@ -321,7 +321,7 @@ pub fn unregistered(t: &tasker_template::Template) -> proto::Template {
                 depends_on: s
                     .depends_on
                     .iter()
-                    .filter_map(|p| Some(t.steps.get(*p)?.name.clone()))
+                    .filter_map(|p| Some(t.steps.get(usize::from(*p))?.name.clone()))
                     .collect(),
                 retry_limit: i32::try_from(s.retry_limit).unwrap_or(i32::MAX),
                 timeout_seconds: s.timeout.as_secs_f64(),
@@ -340,7 +340,7 @@ pub fn unregistered(t: &tasker_template::Template) -> proto::Template {
                 inputs: s.inputs.as_ref().map(|all| proto::StepInputs {
                     steps: all
                         .iter()
-                        .filter_map(|i| Some(t.steps.get(*i)?.name.clone()))
+                        .filter_map(|i| Some(t.steps.get(usize::from(*i))?.name.clone()))
                         .collect(),
                 }),
             })

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tasker_template::StepIndex;
 use uuid::Uuid;
 
 use super::convert::{step_state, task_state, timestamp};
@@ -58,14 +59,12 @@ fn complete(steps: Vec<StepFacts>, own: &TaskPlan<'_>) -> Vec<StepFacts> {
         .iter()
         .map(|step| (step.name.clone(), step.state))
         .collect();
-    let with = |(i, mut step): (usize, StepFacts)| {
-        step.retry_limit = own
-            .step(i16::try_from(i).unwrap_or(i16::MAX))
-            .map_or(0, |step| step.retry_limit);
+    let with = |(index, mut step): (StepIndex, StepFacts)| {
+        step.retry_limit = own.step(index.into()).map_or(0, |step| step.retry_limit);
         let parents = own
             .plan
             .graph
-            .parents(i)
+            .parents(index)
             .iter()
             .filter_map(|parent| states.get(usize::from(*parent)));
         step.parents = parents
@@ -74,7 +73,7 @@ fn complete(steps: Vec<StepFacts>, own: &TaskPlan<'_>) -> Vec<StepFacts> {
             .collect();
         step
     };
-    steps.into_iter().enumerate().map(with).collect()
+    StepIndex::all(steps.len()).zip(steps).map(with).collect()
 }
 
 fn explanation((step, reasons): (StepFacts, Vec<Reason>)) -> proto::StepExplanation {

@@ -176,12 +176,9 @@ async fn make_edges(db: &Client) -> Result<(), tokio_postgres::Error> {
             continue;
         };
         let graph = Graph::of(&template);
-        for step in 0..graph.len() {
+        for step in graph.steps() {
             for parent in graph.parents(step) {
-                let (step, parent) = (
-                    i16::try_from(step).unwrap(),
-                    i16::try_from(*parent).unwrap(),
-                );
+                let (step, parent) = (i16::from(step), i16::from(*parent));
                 let insert = "INSERT INTO edges VALUES ($1, $2, $3)";
                 db.execute(insert, &[&row.get::<_, i32>(0), &step, &parent])
                     .await?;

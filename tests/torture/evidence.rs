@@ -48,23 +48,25 @@ async fn plans(db: &Client) -> BTreeMap<i32, Plan> {
 
 fn plan(template: &Template, services: Vec<i32>) -> Plan {
     let graph = Graph::of(template);
-    let steps = template
-        .steps
-        .iter()
-        .enumerate()
-        .map(|(i, step)| PlannedStep {
-            name: step.name.clone(),
-            service: services[i],
-            parents: graph.parents(i).iter().copied().map(usize::from).collect(),
-            ancestors: graph
-                .ancestors(i)
-                .iter()
-                .copied()
-                .map(usize::from)
-                .collect(),
-            retry_limit: step.retry_limit.try_into().unwrap(),
-            timeout: step.timeout.as_micros().try_into().unwrap(),
-        });
+    let steps =
+        template
+            .steps
+            .iter()
+            .zip(graph.steps())
+            .zip(services)
+            .map(|((step, i), service)| PlannedStep {
+                name: step.name.clone(),
+                service,
+                parents: graph.parents(i).iter().copied().map(usize::from).collect(),
+                ancestors: graph
+                    .ancestors(i)
+                    .iter()
+                    .copied()
+                    .map(usize::from)
+                    .collect(),
+                retry_limit: step.retry_limit.try_into().unwrap(),
+                timeout: step.timeout.as_micros().try_into().unwrap(),
+            });
     Plan {
         name: format!("{}/{}", template.namespace, template.task_name),
         steps: steps.collect(),

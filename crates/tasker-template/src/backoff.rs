@@ -73,9 +73,9 @@ impl Backoff {
     ///
     /// Attempt 0 does not exist and is treated as 1.
     pub fn delay_bounds(&self, attempt: u32) -> (Duration, Duration) {
-        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let exponent = f64::from(attempt.max(1) - 1);
         // The power may overflow to infinity, which the minimum replaces.
-        let longest = (self.base_seconds * self.multiplier.powi(exponent)).min(self.max_seconds);
+        let longest = (self.base_seconds * self.multiplier.powf(exponent)).min(self.max_seconds);
         let shortest = longest * (1.0 - self.jitter);
         (seconds(shortest), seconds(longest))
     }

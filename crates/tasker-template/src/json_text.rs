@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::text::Pos;
+
 /// Largest nesting depth of arrays and objects; a bare scalar has depth 0.
 pub const MAX_DEPTH: usize = 128;
 
@@ -111,11 +113,11 @@ fn error_at(text: &str, offset: usize, message: String) -> JsonError {
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
     let column = before[line_start..].chars().count() + 1;
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let Pos { line, column } = Pos::of(line, column);
     JsonError {
         offset,
-        line: count(line),
-        column: count(column),
+        line,
+        column,
         message,
     }
 }

@@ -7,7 +7,7 @@
 //! the work is done.
 //!
 //! ```
-//! use tasker_template::{Graph, Template};
+//! use tasker_template::{Graph, StepIndex, Template};
 //!
 //! let yaml = "
 //! task_name: hello
@@ -17,7 +17,7 @@
 //!   - {name: shout, handler: demo.shout, depends_on_step: greet}
 //! ";
 //! let template = Template::parse(yaml, "")?;
-//! assert_eq!(Graph::of(&template).children(0), [1]);
+//! assert_eq!(Graph::of(&template).children(StepIndex::FIRST), [1]);
 //! # Ok::<(), Vec<tasker_template::Problem>>(())
 //! ```
 
@@ -32,6 +32,7 @@ mod limits;
 pub mod name;
 mod schema;
 mod settings;
+mod step_index;
 mod step_template;
 mod template;
 mod text;
@@ -46,6 +47,7 @@ pub use limits::*;
 pub use name::MAX_NAME_BYTES;
 pub use schema::{ContextSchema, MAX_VIOLATIONS, Misfit, SchemaProblem, Violation};
 pub use settings::{MAX_SETTINGS_BYTES, Settings};
+pub use step_index::{NoSuchStep, StepIndex};
 pub use step_template::StepTemplate;
 pub use template::{AdjustmentError, Checked, Graph, MAX_ADJUSTMENT_BYTES, Override, Template};
 pub use yaml::problem::{MAX_PROBLEMS, Problem};

@@ -1,11 +1,14 @@
 //! The adjustments in force for one task, and the task's steps with them applied.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
-use crate::adjustment::{Adjustment, StepAdjustment};
+use crate::adjustment::{Adjustment, StepAdjustment, StepNames};
 use crate::budget::Budget;
 use crate::expression::{EvaluationError, Values};
 use crate::json_text;
+use crate::step_index::StepIndex;
 use crate::step_template::StepTemplate;
 use crate::template::Template;
 
@@ -77,12 +80,13 @@ impl Settings {
         // The server wrote this text, so its size is not checked again.
         let value = json_text::parse(text, usize::MAX).map_err(|error| error.to_string())?;
         let entries = value.as_array().ok_or("expected a list")?;
-        let read = entries.iter().map(|entry| read_entry(entry, template));
+        let names = StepNames::of(&template.steps);
+        let read = entries.iter().map(|entry| read_entry(entry, &names));
         Ok(Settings(read.collect::<Result<_, _>>()?))
     }
 
     /// The step with its adjustments; `None` if the template's step applies unchanged.
-    pub fn step(&self, template: &Template, index: usize) -> Option<StepTemplate> {
+    pub fn step(&self, template: &Template, index: StepIndex) -> Option<StepTemplate> {
         let mut changes = self
             .of_step(index)
             .map(|(_, step)| step)
@@ -90,32 +94,38 @@ impl Settings {
             .peekable();
         // Most steps have no changes, and are not copied.
         changes.peek()?;
-        let mut step = template.steps.get(index)?.clone();
+        let mut step = template.steps.get(usize::from(index))?.clone();
         changes.for_each(|change| change.apply(&mut step));
         Some(step)
     }
 
     /// Whether an adjustment skips the step, whatever its condition; the last one decides.
-    pub fn skips(&self, index: usize) -> bool {
+    pub fn skips(&self, index: StepIndex) -> bool {
         self.of_step(index)
             .filter_map(|(_, step)| step.skip)
             .last()
             .unwrap_or(false)
     }
 
-    /// The settings of a step that differ from the template's, with the origin of each.
-    pub fn origins(&self, template: &Template, index: usize) -> Vec<(String, String)> {
-        let mut origins: Vec<(String, String)> = Vec::new();
-        if index >= template.steps.len() {
-            return origins;
+    /// The settings of a step that differ from the template's, with the origin of each, in the
+    /// order of their adjustments.
+    pub fn origins(&self, template: &Template, index: StepIndex) -> Vec<(String, String)> {
+        if usize::from(index) >= template.steps.len() {
+            return Vec::new();
         }
-        for (origin, step) in self.of_step(index) {
-            for setting in step.settings() {
-                // A later adjustment goes over an earlier one, so its origin alone is true.
-                origins.retain(|(known, _)| *known != setting);
-                origins.push((setting, origin.to_owned()));
+        // From the last adjustment to the first: it goes over the earlier ones, so its origin alone
+        // is true.
+        let mut known = HashSet::new();
+        let mut origins = Vec::new();
+        let adjustments: Vec<_> = self.of_step(index).collect();
+        for (origin, step) in adjustments.into_iter().rev() {
+            for setting in step.settings().into_iter().rev() {
+                if known.insert(setting.clone()) {
+                    origins.push((setting, origin.to_owned()));
+                }
             }
         }
+        origins.reverse();
         origins
     }
 
@@ -135,7 +145,7 @@ impl Settings {
             .next_back()
     }
 
-    fn of_step(&self, index: usize) -> impl Iterator<Item = (&str, &StepAdjustment)> {
+    fn of_step(&self, index: StepIndex) -> impl Iterator<Item = (&str, &StepAdjustment)> {
         self.0.iter().filter_map(move |(origin, adjustment)| {
             Some((origin.as_str(), adjustment.step(index)?))
         })
@@ -143,13 +153,13 @@ impl Settings {
 }
 
 /// An entry of [`Settings::to_json`]: the origin and the changes.
-fn read_entry(entry: &Value, template: &Template) -> Result<(String, Adjustment), String> {
+fn read_entry(entry: &Value, names: &StepNames<'_>) -> Result<(String, Adjustment), String> {
     let origin = entry
         .get("origin")
         .and_then(Value::as_str)
         .ok_or("an entry has no origin")?;
     let changes = entry.get("changes").ok_or("an entry has no changes")?;
-    let adjustment = Adjustment::read(changes, &template.steps).map_err(|problems| {
+    let adjustment = Adjustment::read(changes, names).map_err(|problems| {
         let first = problems.first();
         first
             .map(|p| format!("{origin}{}: {}", p.pointer, p.message))

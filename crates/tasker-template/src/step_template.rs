@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::backoff::Backoff;
 use crate::expression::Expression;
+use crate::step_index::StepIndex;
 
 /// One step of a template.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,10 +20,10 @@ pub struct StepTemplate {
     /// The downstream system that circuits and limits protect: `handler_config.service`, else a key
     /// of the Rails engine (`rails.rs`), else the handler's name.
     pub service: String,
-    /// Indices into [`Template::steps`](crate::Template::steps), sorted, unique, never forming a cycle.
-    pub depends_on: Vec<usize>,
+    /// The parents, sorted, unique, never forming a cycle.
+    pub depends_on: Vec<StepIndex>,
     /// The ancestors whose results the handler receives, sorted and unique; `None` for all.
-    pub inputs: Option<Vec<usize>>,
+    pub inputs: Option<Vec<StepIndex>>,
     /// The most charged attempts of the step, 1 to [`MAX_RETRY_LIMIT`](crate::MAX_RETRY_LIMIT); 1 when it is not retryable.
     pub retry_limit: u32,
     /// Whether a retryable error leads to another attempt.

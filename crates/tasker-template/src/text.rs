@@ -2,6 +2,28 @@
 
 use strsim::osa_distance;
 
+/// A position in a text. Both from 1; columns count characters.
+///
+/// Texts are bounded far below 2^32 lines and columns; the type's maximum stands for a position
+/// beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pos {
+    pub line: u32,
+    pub column: u32,
+}
+
+impl Pos {
+    pub const START: Pos = Pos { line: 1, column: 1 };
+
+    pub fn of(line: usize, column: usize) -> Pos {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Pos {
+            line: count(line),
+            column: count(column),
+        }
+    }
+}
+
 /// Cuts a quoted value to 60 characters for an error message.
 pub(super) fn shorten(text: &str) -> String {
     const MAX_CHARS: usize = 60;

@@ -101,9 +101,7 @@ async fn weigh_each(
         let inputs = plans
             .get(&live.template_id)
             .map_or(&[][..], |plan| plan.inputs_of(live.step));
-        let results = inputs
-            .iter()
-            .map(|input| (live.task_id, input.cast_signed()));
+        let results = inputs.iter().map(|input| (live.task_id, i16::from(*input)));
         results.chain([(live.task_id, OF_TASK)]).collect()
     };
     let wanted: HashSet<(Uuid, i16)> = heavy

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
+use tasker_template::StepIndex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
@@ -147,10 +148,10 @@ pub fn children_of(inputs: &[PendingInput]) -> BTreeMap<i32, usize> {
         else {
             continue;
         };
-        for child in plan
-            .graph
-            .children(usize::try_from(lease.step).unwrap_or(usize::MAX))
-        {
+        let Ok(step) = StepIndex::try_from(lease.step) else {
+            continue;
+        };
+        for child in plan.graph.children(step) {
             *lanes.entry(plan.lane(*child)).or_default() += 1;
         }
     }

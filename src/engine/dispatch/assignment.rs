@@ -66,7 +66,7 @@ pub fn want(inputs: &mut WantedInputs, plan: &Plan, task_id: Uuid, revision: i32
     inputs.results.extend(
         plan.inputs_of(step)
             .iter()
-            .filter_map(|a| Some((task_id, i16::try_from(*a).ok()?))),
+            .map(|input| (task_id, i16::from(*input))),
     );
 }
 
@@ -89,11 +89,9 @@ pub fn assemble(
             let results = plan
                 .inputs_of(claim.step)
                 .iter()
-                .filter(|a| !plan.is_planner(a.cast_signed()))
+                .filter(|a| !plan.is_planner(**a))
                 .filter_map(|a| {
-                    let json = known
-                        .results
-                        .get(&(claim.task_id, i16::try_from(*a).ok()?))?;
+                    let json = known.results.get(&(claim.task_id, i16::from(*a)))?;
                     Some((
                         plan.template.steps.get(usize::from(*a))?.name.clone(),
                         Arc::clone(json),

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tasker_template::{Budget, EvaluationError, StepResults, TOO_COSTLY, Values, json_text};
+use tasker_template::{
+    Budget, EvaluationError, StepIndex, StepResults, TOO_COSTLY, Values, json_text,
+};
 
 use crate::{
     domain::{attempt::Failure, progress::Fate},
@@ -77,7 +79,7 @@ impl<'a> Facts<'a> {
     pub fn fate(&mut self, own: &TaskPlan<'_>, step: u16) -> Fate {
         match own.unconditional(step) {
             Some(fate) => fate,
-            None => match self.holds(usize::from(step)) {
+            None => match self.holds(step) {
                 Ok(true) => Fate::Runs,
                 Ok(false) => Fate::Skipped,
                 Err(EvaluationError::Failed(why)) => Fate::Fails(condition_failed(&why)),
@@ -88,12 +90,15 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn holds(&mut self, index: usize) -> Result<bool, EvaluationError> {
+    fn holds(&mut self, step: u16) -> Result<bool, EvaluationError> {
         let plan = self.plan;
+        let Ok(index) = StepIndex::try_from(step) else {
+            return Ok(true);
+        };
         let Some(condition) = plan
             .template
             .steps
-            .get(index)
+            .get(usize::from(index))
             .and_then(|step| step.condition.as_ref())
         else {
             return Ok(true);
@@ -109,14 +114,14 @@ impl<'a> Facts<'a> {
             .graph
             .ancestors(index)
             .iter()
-            .filter(|a| !plan.is_planner(a.cast_signed()))
+            .filter(|ancestor| !plan.is_planner(**ancestor))
         {
             let Some(step) = plan.template.steps.get(usize::from(*ancestor)) else {
                 continue;
             };
             let is_read = condition.reads_result(&step.name);
             let value = if is_read {
-                self.result(ancestor.cast_signed())?
+                self.result(i16::from(*ancestor))?
             } else {
                 Arc::clone(&nothing)
             };

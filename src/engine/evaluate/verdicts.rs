@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tasker_template::{
-    AdjustmentError, Budget, EvaluationError, Misfit, Settings, TOO_COSTLY, TooCostly, Violation,
+    AdjustmentError, Budget, EvaluationError, Misfit, Settings, StepIndex, TOO_COSTLY, TooCostly,
+    Violation,
 };
 use uuid::Uuid;
 
@@ -61,7 +62,7 @@ impl Basis {
 /// A step's fate, and its ancestors that were done at that time. Their results never change.
 #[derive(Clone)]
 struct Judged {
-    done: Vec<u16>,
+    done: Vec<StepIndex>,
     fate: Fate,
 }
 
@@ -136,12 +137,15 @@ impl Verdicts {
     }
 }
 
-fn done_before(plan: &Plan, done: &StepSet, step: u16) -> Vec<u16> {
-    plan.graph
-        .ancestors(usize::from(step))
+fn done_before(plan: &Plan, done: &StepSet, step: u16) -> Vec<StepIndex> {
+    let ancestors = match StepIndex::try_from(step) {
+        Ok(step) => plan.graph.ancestors(step),
+        Err(_) => &[],
+    };
+    ancestors
         .iter()
         .copied()
-        .filter(|ancestor| done.contains(*ancestor))
+        .filter(|ancestor| done.contains(u16::from(*ancestor)))
         .collect()
 }
 
@@ -170,9 +174,9 @@ impl EvaluationRequest {
                 .plan
                 .template
                 .steps
-                .get(index)
+                .get(usize::from(index))
                 .and_then(|step| step.condition.as_ref());
-            let is_read = |ancestor: &&u16| {
+            let is_read = |ancestor: &&StepIndex| {
                 let step = self.plan.template.steps.get(usize::from(**ancestor));
                 step.zip(condition)
                     .is_some_and(|(step, condition)| condition.reads_result(&step.name))
@@ -183,7 +187,7 @@ impl EvaluationRequest {
                 .ancestors(index)
                 .iter()
                 .filter(is_read)
-                .map(|a| a.cast_signed());
+                .map(|ancestor| i16::from(*ancestor));
             let others = ancestors
                 .filter(|a| *a != self.step && self.row.progress.done.contains(a.cast_unsigned()));
             wanted
@@ -197,23 +201,19 @@ impl EvaluationRequest {
 
     /// The conditional steps that may be unlocked: children, and descendants of a child that may be
     /// skipped.
-    fn may_be_judged(&self) -> Vec<usize> {
+    fn may_be_judged(&self) -> Vec<StepIndex> {
         let plan = &self.plan;
         let own = TaskPlan::of(plan, self.row.settings.as_deref());
         let mut seen = vec![false; plan.graph.len()];
-        let mut open = vec![usize::try_from(self.step).unwrap_or(usize::MAX)];
+        let mut open = Vec::from_iter(StepIndex::try_from(self.step));
         let mut found = Vec::new();
         while let Some(step) = open.pop() {
-            for child in plan
-                .graph
-                .children(step)
-                .iter()
-                .map(|child| usize::from(*child))
-            {
-                if std::mem::replace(&mut seen[child], true) {
+            for child in plan.graph.children(step).iter().copied() {
+                let index = usize::from(child);
+                if std::mem::replace(&mut seen[index], true) {
                     continue;
                 }
-                let is_conditional = plan.template.steps[child].condition.is_some();
+                let is_conditional = plan.template.steps[index].condition.is_some();
                 if is_conditional {
                     found.push(child);
                 }

@@ -39,13 +39,12 @@ pub fn compile(row: TemplateRow, counts: impl FnOnce(&Template) -> PlanCounts) -
             .as_ref()
             .and_then(|s| ContextSchema::compile_result(s).ok())
     };
-    let inputs = |step: &StepTemplate| {
-        step.inputs
-            .as_ref()
-            .map(|all| all.iter().map(|i| *i as u16).collect())
-    };
     let mut plan = Plan {
-        inputs: template.steps.iter().map(inputs).collect(),
+        inputs: template
+            .steps
+            .iter()
+            .map(|step| step.inputs.clone())
+            .collect(),
         fixed: Vec::new(),
         result_schemas: template.steps.iter().map(compiled).collect(),
         conditional: template.steps.iter().any(|step| step.condition.is_some()),

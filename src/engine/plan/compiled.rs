@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
-use tasker_template::{Budget, ContextSchema, Graph, Misfit, StepTemplate, Template};
+use tasker_template::{Budget, ContextSchema, Graph, Misfit, StepIndex, StepTemplate, Template};
 
 use crate::engine::{counters::PlanCounts, hash::HashMap};
 
@@ -26,7 +26,7 @@ pub struct Plan {
     /// JSON text of each step's `handler_config`.
     pub handler_configs: Vec<String>,
     /// The ancestors whose results each step receives, if not all.
-    pub(super) inputs: Vec<Option<Vec<u16>>>,
+    pub(super) inputs: Vec<Option<Vec<StepIndex>>>,
     /// The size of each step's assignment without the documents of its task, in bytes.
     pub(super) fixed: Vec<i32>,
     pub yaml: String,
@@ -43,8 +43,8 @@ impl Plan {
     }
 
     /// The ancestors whose results a step receives, in ascending order.
-    pub fn inputs(&self, step: usize) -> &[u16] {
-        match self.inputs.get(step) {
+    pub fn inputs(&self, step: StepIndex) -> &[StepIndex] {
+        match self.inputs.get(usize::from(step)) {
             Some(Some(named)) => named,
             Some(None) => self.graph.ancestors(step),
             None => &[],
@@ -52,8 +52,8 @@ impl Plan {
     }
 
     /// The same for a position read from the database.
-    pub fn inputs_of(&self, step: i16) -> &[u16] {
-        usize::try_from(step).map_or(&[], |step| self.inputs(step))
+    pub fn inputs_of(&self, step: i16) -> &[StepIndex] {
+        StepIndex::try_from(step).map_or(&[], |step| self.inputs(step))
     }
 
     /// The size of a step's assignment without the documents of its task, in bytes.
@@ -66,9 +66,9 @@ impl Plan {
 
     /// The lane of a step of this template; 0, which is no lane, for a position that does not
     /// exist.
-    pub fn lane(&self, step: u16) -> i32 {
+    pub fn lane(&self, step: impl Into<u16>) -> i32 {
         self.lanes
-            .get(usize::from(step))
+            .get(usize::from(step.into()))
             .copied()
             .unwrap_or_default()
     }
@@ -76,8 +76,8 @@ impl Plan {
 
 impl Plan {
     /// Whether a step is the planner of the others.
-    pub fn is_planner(&self, step: i16) -> bool {
-        self.template.planner && step == 0
+    pub fn is_planner(&self, step: impl Into<i16>) -> bool {
+        self.template.planner && step.into() == 0
     }
 
     /// Whether conditions decide which steps run.
@@ -95,15 +95,15 @@ impl Plan {
 
     /// Whether the end of this step may need an evaluation, as far as the template shows.
     pub fn judges(&self, step: i16) -> bool {
-        let is_conditional = |child: &u16| {
+        let is_conditional = |child: &StepIndex| {
             self.template
                 .steps
                 .get(usize::from(*child))
                 .is_some_and(|child| child.condition.is_some())
         };
-        let children = || {
-            self.graph
-                .children(usize::try_from(step).unwrap_or(usize::MAX))
+        let children = || match StepIndex::try_from(step) {
+            Ok(step) => self.graph.children(step),
+            Err(_) => &[],
         };
         self.judges_result(step) || self.conditional && children().iter().any(is_conditional)
     }

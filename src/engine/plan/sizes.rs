@@ -4,6 +4,8 @@
 //! Beyond, the results of a step's own inputs are added up: from the document cache, and otherwise
 //! from lengths read from the database.
 
+use tasker_template::{StepIndex, StepTemplate};
+
 use super::{compiled::Plan, task_plan::TaskPlan};
 use crate::domain::size::{MIN_ASSIGNMENT_BYTES, of};
 
@@ -19,9 +21,11 @@ const ENTRY: usize = 24;
 pub fn fixed(plan: &Plan) -> Vec<i32> {
     let t = &plan.template;
     let of_all = ENVELOPE + t.namespace.len() + t.task_name.len() + t.version.to_string().len();
-    let step = |i: usize| {
-        let s = &t.steps[i];
-        let config = plan.handler_configs.get(i).map_or(0, String::len);
+    let step = |(i, s): (StepIndex, &StepTemplate)| {
+        let config = plan
+            .handler_configs
+            .get(usize::from(i))
+            .map_or(0, String::len);
         let notes = if s.annotations.is_empty() {
             0
         } else {
@@ -34,7 +38,7 @@ pub fn fixed(plan: &Plan) -> Vec<i32> {
             .iter()
             .filter_map(|a| Some(t.steps.get(usize::from(*a))?.name.len() + ENTRY))
             .sum();
-        let planned = if t.planner && i == 0 {
+        let planned = if plan.is_planner(i) {
             TaskPlan::of(plan, None).planned_steps().len()
         } else {
             0
@@ -48,7 +52,7 @@ pub fn fixed(plan: &Plan) -> Vec<i32> {
             + names
             + planned)
     };
-    (0..t.steps.len()).map(step).collect()
+    plan.graph.steps().zip(&t.steps).map(step).collect()
 }
 
 /// An upper bound of a step's assignment with `documents` bytes of documents; 0 if every worker

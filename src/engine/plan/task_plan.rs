@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
-use tasker_template::{Settings, StepTemplate};
+use tasker_template::{Settings, StepIndex, StepTemplate};
 
 use super::compiled::Plan;
 use crate::domain::progress::Fate;
@@ -31,38 +31,38 @@ impl<'a> TaskPlan<'a> {
 
     /// The step at a position read from the database.
     pub fn step(&self, step: i16) -> Option<Cow<'a, StepTemplate>> {
-        let index = usize::try_from(step).ok()?;
+        let index = StepIndex::try_from(step).ok()?;
         match self.settings.step(&self.plan.template, index) {
             Some(changed) => Some(Cow::Owned(changed)),
-            None => self.plan.template.steps.get(index).map(Cow::Borrowed),
+            None => self.plan.step(step).map(Cow::Borrowed),
         }
     }
 
     /// The time limit of a step's attempts, if it differs from the template's.
     pub fn timeout(&self, step: u16) -> Option<std::time::Duration> {
-        let index = usize::from(step);
+        let index = StepIndex::try_from(step).ok()?;
         let changed = self.settings.step(&self.plan.template, index)?.timeout;
-        (changed != self.plan.template.steps.get(index)?.timeout).then_some(changed)
+        let own = self.plan.template.steps.get(usize::from(index))?.timeout;
+        (changed != own).then_some(changed)
     }
 
     /// The fate of a step that no condition decides.
     pub fn unconditional(&self, step: u16) -> Option<Fate> {
-        let index = usize::from(step);
-        if self.settings.skips(index) {
+        if StepIndex::try_from(step).is_ok_and(|step| self.settings.skips(step)) {
             return Some(Fate::Skipped);
         }
         let is_conditional = self
             .plan
             .template
             .steps
-            .get(index)
+            .get(usize::from(step))
             .is_some_and(|step| step.condition.is_some());
         (!is_conditional).then_some(Fate::Runs)
     }
 
     /// The settings of a step that differ from the template's, and the origin of each.
     pub fn origins(&self, step: i16) -> Vec<(String, String)> {
-        usize::try_from(step)
+        StepIndex::try_from(step)
             .map(|step| self.settings.origins(&self.plan.template, step))
             .unwrap_or_default()
     }
@@ -70,15 +70,13 @@ impl<'a> TaskPlan<'a> {
     /// The steps as shown to a planner: a JSON array.
     pub fn planned_steps(&self) -> String {
         let steps = &self.plan.template.steps;
-        let names = |parents: &[usize]| -> Vec<&str> {
-            let planned = parents
-                .iter()
-                .filter(|p| !self.plan.is_planner(i16::try_from(**p).unwrap_or_default()));
+        let names = |parents: &[StepIndex]| -> Vec<&str> {
+            let planned = parents.iter().filter(|p| !self.plan.is_planner(**p));
             planned
-                .filter_map(|p| Some(steps.get(*p)?.name.as_str()))
+                .filter_map(|p| Some(steps.get(usize::from(*p))?.name.as_str()))
                 .collect()
         };
-        let of = |(index, template): (usize, &StepTemplate)| {
+        let of = |(index, template): (StepIndex, &StepTemplate)| {
             let changed = self.settings.step(&self.plan.template, index);
             let step = changed.as_ref().unwrap_or(template);
             json!({
@@ -99,10 +97,8 @@ impl<'a> TaskPlan<'a> {
                 "skip": self.settings.skips(index),
             })
         };
-        let planned = steps
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| !self.plan.is_planner(i16::try_from(*i).unwrap_or_default()));
+        let all = self.plan.graph.steps().zip(steps);
+        let planned = all.filter(|(index, _)| !self.plan.is_planner(*index));
         Value::Array(planned.map(of).collect()).to_string()
     }
 }

@@ -145,10 +145,10 @@ impl Oracle {
             path.insert(step);
             let parents = self.graphs[&task.template]
                 .1
-                .parents(usize::try_from(step).unwrap());
+                .parents(step.try_into().unwrap());
             let parents = parents
                 .iter()
-                .filter_map(|p| task.steps.get_key_value(&i16::try_from(*p).unwrap()));
+                .filter_map(|p| task.steps.get_key_value(&i16::from(*p)));
             next = parents
                 .max_by_key(|(n, s)| (s.ended, -i32::from(**n)))
                 .map(|(n, _)| *n);

@@ -8,15 +8,15 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::limits::DEFAULT_RETRY_LIMIT;
+use crate::step_index::StepIndex;
 use crate::step_template::StepTemplate;
 
-pub(crate) use read::AdjustmentProblem;
+pub(crate) use read::{AdjustmentProblem, StepNames};
 
 /// Changes to a task and its steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Adjustment {
-    /// By step name.
-    pub steps: BTreeMap<String, StepAdjustment>,
+    pub steps: BTreeMap<StepIndex, StepAdjustment>,
     /// Annotations for the task, which apply to each of its steps.
     pub annotations: Map<String, Value>,
     /// The task's priority, -[`MAX_PRIORITY`](crate::MAX_PRIORITY) to
@@ -27,8 +27,8 @@ pub struct Adjustment {
 /// Changes to one step; a field that is `None` or empty leaves the template's value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepAdjustment {
-    /// Index of the step in the template.
-    pub index: usize,
+    /// The name of the step.
+    pub name: String,
     pub retry_limit: Option<u32>,
     pub retryable: Option<bool>,
     /// Merged into the step's `handler_config`, maps within maps; `timeout_seconds` in it sets the
@@ -48,7 +48,7 @@ impl Adjustment {
     /// All problems, up to `read::MAX_PROBLEMS`.
     pub(crate) fn read(
         value: &Value,
-        steps: &[StepTemplate],
+        steps: &StepNames<'_>,
     ) -> Result<Adjustment, Vec<AdjustmentProblem>> {
         read::read(value, steps)
     }
@@ -60,8 +60,8 @@ impl Adjustment {
         if !self.steps.is_empty() {
             let steps = self
                 .steps
-                .iter()
-                .map(|(name, step)| (name.clone(), step.to_value()));
+                .values()
+                .map(|step| (step.name.clone(), step.to_value()));
             value.insert("steps".into(), Value::Object(steps.collect()));
         }
         if !self.annotations.is_empty() {
@@ -77,8 +77,8 @@ impl Adjustment {
     }
 
     /// The changes to the step with this index in the template, if there are any.
-    pub(crate) fn step(&self, index: usize) -> Option<&StepAdjustment> {
-        self.steps.values().find(|step| step.index == index)
+    pub(crate) fn step(&self, index: StepIndex) -> Option<&StepAdjustment> {
+        self.steps.get(&index)
     }
 }
 
@@ -104,7 +104,7 @@ impl StepAdjustment {
     pub(crate) fn changes_step(&self) -> bool {
         *self
             != StepAdjustment {
-                index: self.index,
+                name: self.name.clone(),
                 skip: self.skip,
                 ..StepAdjustment::default()
             }
@@ -124,12 +124,12 @@ impl StepAdjustment {
             (true, limit) => limit.unwrap_or(step.retry_limit),
         };
         merge(&mut step.handler_config, &self.handler_config);
-        if let Some(timeout) = self
-            .handler_config
-            .get("timeout_seconds")
-            .and_then(Value::as_f64)
+        // The range was checked when the adjustment was read.
+        let timeout = self.handler_config.get("timeout_seconds");
+        if let Some(seconds) = timeout.and_then(Value::as_f64)
+            && let Ok(timeout) = Duration::try_from_secs_f64(seconds)
         {
-            step.timeout = Duration::try_from_secs_f64(timeout).unwrap_or(step.timeout);
+            step.timeout = timeout;
         }
         for (field, value) in &self.backoff {
             if let Some(place) = step.backoff.field_mut(field) {

@@ -1,6 +1,6 @@
 //! Reads and validates an adjustment; all problems are found at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
@@ -11,6 +11,7 @@ use crate::limits::{
     MAX_ANNOTATIONS_BYTES, MAX_HANDLER_CONFIG_BYTES, MAX_PRIORITY, MAX_RETRY_LIMIT, MAX_TIMEOUT,
     MIN_TIMEOUT, timeout_expected,
 };
+use crate::step_index::StepIndex;
 use crate::step_template::StepTemplate;
 use crate::text::{did_you_mean, shorten};
 
@@ -35,11 +36,31 @@ pub(crate) struct AdjustmentProblem {
     pub message: String,
 }
 
+/// The steps of a template by their names.
+pub(crate) struct StepNames<'t> {
+    steps: &'t [StepTemplate],
+    index: HashMap<&'t str, StepIndex>,
+}
+
+impl<'t> StepNames<'t> {
+    pub fn of(steps: &'t [StepTemplate]) -> Self {
+        let names = steps.iter().map(|step| step.name.as_str());
+        // The first step of a name counts; a template with a second one is refused.
+        let index = names.zip(StepIndex::all(steps.len())).rev().collect();
+        StepNames { steps, index }
+    }
+
+    fn get(&self, name: &str) -> Option<(StepIndex, &'t StepTemplate)> {
+        let index = *self.index.get(name)?;
+        Some((index, self.steps.get(usize::from(index))?))
+    }
+}
+
 pub(super) fn read(
     value: &Value,
-    steps: &[StepTemplate],
+    steps: &StepNames<'_>,
 ) -> Result<Adjustment, Vec<AdjustmentProblem>> {
-    let mut reader = Reader {
+    let mut reader = AdjustmentReader {
         problems: Vec::new(),
     };
     let adjustment = reader.adjustment(value, steps);
@@ -50,11 +71,11 @@ pub(super) fn read(
     }
 }
 
-struct Reader {
+struct AdjustmentReader {
     problems: Vec<AdjustmentProblem>,
 }
 
-impl Reader {
+impl AdjustmentReader {
     fn problem(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(AdjustmentProblem {
@@ -83,7 +104,7 @@ impl Reader {
 
     fn refuse_unknown(&mut self, pointer: &str, map: &Map<String, Value>, known: &[&str]) {
         for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
-            let hint = did_you_mean(key, known.iter().copied());
+            let hint = self.hint(key, known.iter().copied());
             let hint = if hint.is_empty() {
                 format!("; expected one of {}", known.join(", "))
             } else {
@@ -96,7 +117,7 @@ impl Reader {
         }
     }
 
-    fn adjustment(&mut self, value: &Value, steps: &[StepTemplate]) -> Adjustment {
+    fn adjustment(&mut self, value: &Value, steps: &StepNames<'_>) -> Adjustment {
         let Some(map) = self.map("", value) else {
             return Adjustment::default();
         };
@@ -117,31 +138,35 @@ impl Reader {
         }
     }
 
-    fn steps(&mut self, value: &Value, steps: &[StepTemplate]) -> BTreeMap<String, StepAdjustment> {
+    fn steps(
+        &mut self,
+        value: &Value,
+        steps: &StepNames<'_>,
+    ) -> BTreeMap<StepIndex, StepAdjustment> {
         let mut found = BTreeMap::new();
         for (name, value) in self.map("/steps", value).into_iter().flatten() {
             let pointer = join("/steps", name);
-            let Some((index, step)) = steps
-                .iter()
-                .enumerate()
-                .find(|(_, step)| step.name == *name)
-            else {
-                let hint = did_you_mean(name, steps.iter().map(|step| step.name.as_str()));
+            let Some((index, step)) = steps.get(name) else {
+                let names = steps.steps.iter().map(|step| step.name.as_str());
+                let hint = self.hint(name, names);
                 self.problem(
                     pointer,
                     format!("there is no step `{}`{hint}", shorten(name)),
                 );
                 continue;
             };
-            found.insert(
-                name.clone(),
-                StepAdjustment {
-                    index,
-                    ..self.step(&pointer, value, step)
-                },
-            );
+            found.insert(index, self.step(&pointer, value, step));
         }
         found
+    }
+
+    /// As [`did_you_mean`], for the problems that are listed: each search visits all candidates.
+    fn hint<'c>(&self, word: &str, candidates: impl IntoIterator<Item = &'c str>) -> String {
+        if self.problems.len() < MAX_PROBLEMS {
+            did_you_mean(word, candidates)
+        } else {
+            String::new()
+        }
     }
 
     fn step(&mut self, pointer: &str, value: &Value, step: &StepTemplate) -> StepAdjustment {
@@ -151,8 +176,7 @@ impl Reader {
         self.refuse_unknown(pointer, map, &KNOWN_OF_STEP);
         let at = |key: &str| join(pointer, key);
         let adjustment = StepAdjustment {
-            // The caller knows the index, and sets it.
-            index: 0,
+            name: step.name.clone(),
             retry_limit: map.get("retry_limit").and_then(|value| {
                 let what = format!("a whole number from 1 to {MAX_RETRY_LIMIT}");
                 self.integer(&at("retry_limit"), &what, value, 1..=MAX_RETRY_LIMIT.into())?

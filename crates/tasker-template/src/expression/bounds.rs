@@ -76,7 +76,7 @@ impl Size {
 
 /// A value at the time of the estimate: known, or only bounded.
 #[derive(Clone, Copy)]
-enum Shape<'v> {
+enum Operand<'v> {
     Known(&'v Value),
     Results(&'v StepResults<'v>),
     Bound(Size),
@@ -85,13 +85,13 @@ enum Shape<'v> {
 /// The cost of an expression, and its value as far as it is known.
 struct Estimate<'v> {
     cost: u64,
-    shape: Shape<'v>,
+    shape: Operand<'v>,
 }
 
 /// The most steps that evaluating `expr` takes.
 pub(super) fn cost<'v>(expr: &IdedExpr, variable: &dyn Fn(&str) -> Option<Variable<'v>>) -> u64 {
     Estimator {
-        variable: &|name| variable(name).map(Shape::of),
+        variable: &|name| variable(name).map(Operand::of),
         names: Vec::new(),
         measured: HashMap::new(),
         items: HashMap::new(),
@@ -127,7 +127,7 @@ fn part_size(value: &Value, reads: &Reads) -> u64 {
 }
 
 struct Estimator<'v, 'e> {
-    variable: &'e dyn Fn(&str) -> Option<Shape<'v>>,
+    variable: &'e dyn Fn(&str) -> Option<Operand<'v>>,
     names: Vec<(&'e str, Size)>,
     /// Sizes by the address of the value, so that each value is measured once.
     measured: HashMap<*const Value, Size>,
@@ -135,23 +135,23 @@ struct Estimator<'v, 'e> {
     items: HashMap<*const Value, (u64, Size)>,
 }
 
-impl<'v> Shape<'v> {
+impl<'v> Operand<'v> {
     fn of(variable: Variable<'v>) -> Self {
         match variable {
-            Variable::Document(value) => Shape::Known(value),
-            Variable::Results(results) => Shape::Results(results),
+            Variable::Document(value) => Operand::Known(value),
+            Variable::Results(results) => Operand::Results(results),
         }
     }
 }
 
 impl<'v, 'e> Estimator<'v, 'e> {
-    fn size(&mut self, shape: Shape<'v>) -> Size {
+    fn size(&mut self, shape: Operand<'v>) -> Size {
         match shape {
-            Shape::Bound(size) => size,
-            Shape::Known(value) => *self.measured.entry(value).or_insert_with(|| measure(value)),
+            Operand::Bound(size) => size,
+            Operand::Known(value) => *self.measured.entry(value).or_insert_with(|| measure(value)),
             // The check refuses `results` as a whole, so this arm is only a safe bound and not
             // cached.
-            Shape::Results(results) => {
+            Operand::Results(results) => {
                 results
                     .iter()
                     .fold(Size::empty(results.len()), |size, (step, value)| {
@@ -178,8 +178,8 @@ impl<'v, 'e> Estimator<'v, 'e> {
             Expr::Ident(name) => {
                 // The innermost macro first, as in the check.
                 let shape = match self.names.iter().rev().find(|(known, _)| known == name) {
-                    Some((_, size)) => Shape::Bound(*size),
-                    None => (self.variable)(name).unwrap_or(Shape::Bound(Size::default())),
+                    Some((_, size)) => Operand::Bound(*size),
+                    None => (self.variable)(name).unwrap_or(Operand::Bound(Size::default())),
                 };
                 Estimate { cost: 1, shape }
             }
@@ -213,14 +213,14 @@ impl<'v, 'e> Estimator<'v, 'e> {
     fn field(&mut self, of: Estimate<'v>, field: &str) -> Estimate<'v> {
         // A known value stays known along its fields, so only the selected part counts.
         let found = match of.shape {
-            Shape::Known(Value::Object(map)) => map.get(field),
-            Shape::Results(results) => results.get(field).copied(),
+            Operand::Known(Value::Object(map)) => map.get(field),
+            Operand::Results(results) => results.get(field).copied(),
             // A field of a bounded value is at most as large as the value.
             shape => return bound(of.cost.saturating_add(1), self.size(shape)),
         };
         Estimate {
             cost: of.cost.saturating_add(1),
-            shape: found.map_or(Shape::Bound(Size::default()), Shape::Known),
+            shape: found.map_or(Operand::Bound(Size::default()), Operand::Known),
         }
     }
 
@@ -232,13 +232,13 @@ impl<'v, 'e> Estimator<'v, 'e> {
         match &key.expr {
             Expr::Literal(LiteralValue::String(name)) => return self.field(of, name.inner()),
             Expr::Literal(LiteralValue::Int(at)) => {
-                if let Shape::Known(Value::Array(items)) = of.shape {
+                if let Operand::Known(Value::Array(items)) = of.shape {
                     let item = usize::try_from(*at.inner())
                         .ok()
                         .and_then(|at| items.get(at));
                     return Estimate {
                         cost: add(of.cost, [1, 1]),
-                        shape: item.map_or(Shape::Bound(Size::default()), Shape::Known),
+                        shape: item.map_or(Operand::Bound(Size::default()), Operand::Known),
                     };
                 }
             }
@@ -248,11 +248,11 @@ impl<'v, 'e> Estimator<'v, 'e> {
         let (key_cost, key) = (key.cost, self.size(key.shape));
         let size = self.size(of.shape);
         let copied = match of.shape {
-            Shape::Known(Value::Array(_)) if key.fractions => size.whole,
+            Operand::Known(Value::Array(_)) if key.fractions => size.whole,
             // A known map or set of results is searched for a text key only.
-            Shape::Known(_) | Shape::Results(_) => key.text,
-            Shape::Bound(_) if key.fractions => key.whole.saturating_add(size.whole),
-            Shape::Bound(_) => key.whole,
+            Operand::Known(_) | Operand::Results(_) => key.text,
+            Operand::Bound(_) if key.fractions => key.whole.saturating_add(size.whole),
+            Operand::Bound(_) => key.whole,
         };
         bound(add(of.cost, [1, key_cost, copied]), size)
     }
@@ -305,11 +305,11 @@ impl<'v, 'e> Estimator<'v, 'e> {
     }
 
     /// The number of items, and the size of the largest one.
-    fn items(&mut self, shape: Shape<'v>) -> (u64, Size) {
+    fn items(&mut self, shape: Operand<'v>) -> (u64, Size) {
         match shape {
-            Shape::Bound(size) => (size.longest, size),
-            Shape::Known(value) => *self.items.entry(value).or_insert_with(|| items(value)),
-            Shape::Results(results) => {
+            Operand::Bound(size) => (size.longest, size),
+            Operand::Known(value) => *self.items.entry(value).or_insert_with(|| items(value)),
+            Operand::Results(results) => {
                 let largest = results.keys().map(|step| step.len()).max().unwrap_or(0);
                 (results.len() as u64, Size::of_text(largest))
             }
@@ -393,7 +393,7 @@ const FRACTION: Size = Size {
 fn bound<'v>(cost: u64, size: Size) -> Estimate<'v> {
     Estimate {
         cost,
-        shape: Shape::Bound(size),
+        shape: Operand::Bound(size),
     }
 }
 

@@ -10,8 +10,10 @@ use super::types::Kinds;
 use super::{
     ENV, Expression, ExpressionProblem, MAX_EXPRESSION_BYTES, MAX_EXPRESSION_DEPTH, Scope, hints,
 };
-use crate::text::cut;
+use crate::text::{Pos, cut};
 
+/// [`MAX_EXPRESSION_DEPTH`] in the type of the parser.
+const PARSER_DEPTH: u16 = MAX_EXPRESSION_DEPTH as u16;
 /// Stack of the parser's thread. The parser recurses through its whole grammar for each level of
 /// nesting, for which the stacks of a server's own threads are too small.
 const PARSER_STACK_BYTES: usize = 32 * 1024 * 1024;
@@ -108,8 +110,7 @@ impl Parsed {
 }
 
 fn parse(source: &str) -> Result<Parsed, ExpressionProblem> {
-    let depth = u16::try_from(MAX_EXPRESSION_DEPTH).unwrap_or(u16::MAX);
-    let parser = ENV.parser().max_recursion_depth(depth);
+    let parser = ENV.parser().max_recursion_depth(PARSER_DEPTH);
     match parser.parse_with_source_info(source) {
         Ok((expr, places)) => {
             // Path and reads depend on the tree alone, and are computed once for all evaluations.
@@ -136,7 +137,10 @@ fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem 
             message: "the expression cannot be read".into(),
         };
     };
-    let position = |at: isize| u32::try_from(at.max(1)).unwrap_or(u32::MAX);
+    let at = Pos::of(
+        error.pos.0.max(1).unsigned_abs(),
+        error.pos.1.max(1).unsigned_abs(),
+    );
     let text = error
         .msg
         .strip_prefix("Syntax error: ")
@@ -154,15 +158,14 @@ fn syntax_problem(source: &str, errors: &cel::ParseErrors) -> ExpressionProblem 
         ))
     };
     ExpressionProblem {
-        line: position(error.pos.0),
-        column: position(error.pos.1),
+        line: at.line,
+        column: at.column,
         message,
     }
 }
 
 /// Line and column, both from 1, of a byte offset from 0.
 pub(crate) fn line_and_column(source: &str, offset: usize) -> (u32, u32) {
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let (mut line, mut column) = (1, 1);
     for (_, char) in source.char_indices().take_while(|(at, _)| *at < offset) {
         (line, column) = if char == '\n' {
@@ -171,5 +174,6 @@ pub(crate) fn line_and_column(source: &str, offset: usize) -> (u32, u32) {
             (line, column + 1)
         };
     }
-    (count(line), count(column))
+    let at = Pos::of(line, column);
+    (at.line, at.column)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::types::{Fields, Kinds, Type};
+use super::types::{FieldTypes, Kinds, Type};
 use crate::schema::{self, Anchors};
 
 /// The most parts that are read of all schemas of one template, with their references followed; a
@@ -33,7 +33,7 @@ impl TypeReader {
         let Some(flat) = schema::flattened(schema) else {
             return Type::open();
         };
-        let mut reader = Reader {
+        let mut reader = SchemaReader {
             root: &flat,
             anchors: Anchors::of(&flat),
             parts: self.parts,
@@ -65,7 +65,7 @@ impl Type {
 }
 
 /// Reads one schema.
-struct Reader<'s> {
+struct SchemaReader<'s> {
     root: &'s Value,
     anchors: Anchors,
     parts: usize,
@@ -74,7 +74,7 @@ struct Reader<'s> {
     open: BTreeSet<String>,
 }
 
-impl<'s> Reader<'s> {
+impl<'s> SchemaReader<'s> {
     fn read(&mut self, schema: &'s Value) -> Type {
         self.parts += 1;
         // A part that is not read may describe any field.
@@ -117,10 +117,10 @@ impl<'s> Reader<'s> {
         let fields = conditional
             .chain(dependent)
             .filter_map(|part| self.read(part).fields);
-        let of_any_type = |fields: Arc<Fields>| {
+        let of_any_type = |fields: Arc<FieldTypes>| {
             let names = fields.known.keys();
             Type {
-                fields: Some(Arc::new(Fields {
+                fields: Some(Arc::new(FieldTypes {
                     known: names.map(|name| (name.clone(), Type::ANY)).collect(),
                     others: fields.others.as_ref().map(|_| Type::ANY),
                 })),
@@ -201,7 +201,7 @@ impl<'s> Reader<'s> {
     }
 
     /// A map with listed fields has no others, unless the schema allows them explicitly.
-    fn fields(&mut self, schema: &'s Map<String, Value>) -> Option<Arc<Fields>> {
+    fn fields(&mut self, schema: &'s Map<String, Value>) -> Option<Arc<FieldTypes>> {
         let listed = schema.get("properties").and_then(Value::as_object);
         let other = ["additionalProperties", "unevaluatedProperties"]
             .iter()
@@ -235,6 +235,6 @@ impl<'s> Reader<'s> {
             Some(_) if patterns => Some(Type::ANY),
             Some(part) => Some(self.read(part)),
         };
-        Some(Arc::new(Fields { known, others }))
+        Some(Arc::new(FieldTypes { known, others }))
     }
 }

@@ -113,7 +113,7 @@ pub struct Type {
     /// The type of a list's items.
     pub(super) item: Option<Arc<Type>>,
     /// The types of a map's fields; `None` if no schema describes them.
-    pub(super) fields: Option<Arc<Fields>>,
+    pub(super) fields: Option<Arc<FieldTypes>>,
 }
 
 /// The part of a union, such as the type of the items of a list, that both sides have: a side that
@@ -134,7 +134,7 @@ fn common<T>(
 
 /// The fields of a map.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fields {
+pub(super) struct FieldTypes {
     pub known: BTreeMap<String, Type>,
     /// The type of all other fields; `None` if there are none or the schema does not mention them.
     pub others: Option<Type>,
@@ -166,7 +166,7 @@ impl Type {
     /// A map of exactly these fields.
     pub(super) fn record(known: BTreeMap<String, Type>) -> Type {
         Type {
-            fields: Some(Arc::new(Fields {
+            fields: Some(Arc::new(FieldTypes {
                 known,
                 others: None,
             })),
@@ -185,7 +185,7 @@ impl Type {
     /// fields.
     pub(super) fn open() -> Type {
         Type {
-            fields: Some(Arc::new(Fields {
+            fields: Some(Arc::new(FieldTypes {
                 known: BTreeMap::new(),
                 others: Some(Type::ANY),
             })),
@@ -316,10 +316,10 @@ impl Type {
     }
 }
 
-impl Fields {
+impl FieldTypes {
     /// The fields of a map that has both. A field that only one side lists counts as known, since
     /// the check is to refuse only names that no part of the schema mentions.
-    fn both(&mut self, other: &Fields) {
+    fn both(&mut self, other: &FieldTypes) {
         for (name, new) in &other.known {
             let old = self.known.remove(name);
             let joined = old.map_or_else(|| new.clone(), |old| old.both(new));
@@ -329,7 +329,7 @@ impl Fields {
     }
 
     /// The fields of a map that has either.
-    fn either(&mut self, other: &Fields) {
+    fn either(&mut self, other: &FieldTypes) {
         // Where the other side allows fields that it does not list, a field may have any type.
         if other.others.is_some() {
             for (name, own) in &mut self.known {
@@ -349,7 +349,7 @@ impl Fields {
         self.join_others(other, Type::either);
     }
 
-    fn join_others(&mut self, other: &Fields, join: Combine) {
+    fn join_others(&mut self, other: &FieldTypes, join: Combine) {
         self.others = match (self.others.take(), &other.others) {
             (Some(own), Some(more)) => Some(join(own, more)),
             (own, more) => own.or_else(|| more.clone()),

@@ -109,19 +109,19 @@ fn recursive_branches(place: &Place, own: usize, group: &[usize]) -> usize {
 
 /// The size of a graph of places, counted by strongly connected components from the top down.
 #[derive(Default)]
-struct Size {
+struct GraphSize {
     /// Number of paths from the top to all places; a recursion counts once.
     paths: u64,
     /// Longest path, in places.
     depth: usize,
 }
 
-fn measure(edges: &[Vec<usize>]) -> Size {
+fn measure(edges: &[Vec<usize>]) -> GraphSize {
     let group = strong_components(edges);
     let mut order: Vec<usize> = (0..edges.len()).collect();
     order.sort_by_key(|place| group[*place]); // No edge leads to a lower number.
     let (mut ways, mut above) = (vec![0_u64; edges.len()], vec![0_usize; edges.len()]);
-    let mut size = Size::default();
+    let mut size = GraphSize::default();
     for members in order.chunk_by(|a, b| group[*a] == group[*b]) {
         // The validator compiles a definition without references to it, too, so it counts once.
         let entering = members

@@ -60,7 +60,7 @@ pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
 }
 
 /// A schema within the schema.
-struct Place {
+struct Subschema {
     pointer: String,
     /// The URI and the pointer of the part that it belongs to.
     base: String,
@@ -73,7 +73,7 @@ struct Finder {
     resources: HashMap<String, String>,
     /// Pointers by URI and name, from `$id: "#name"` of the older drafts.
     anchors: HashMap<(String, String), String>,
-    places: Vec<Place>,
+    places: Vec<Subschema>,
     inner: usize,
 }
 
@@ -111,7 +111,7 @@ impl Finder {
                 _ => {}
             }
         }
-        self.places.push(Place {
+        self.places.push(Subschema {
             pointer: at,
             base: without_fragment(&base).to_owned(),
             top,
@@ -126,7 +126,7 @@ impl Finder {
 
     /// The pointer of a reference's target. `None` if the reference is not a pointer and no part
     /// has that name: it then stays unchanged.
-    fn target(&self, reference: &str, place: &Place) -> Option<String> {
+    fn target(&self, reference: &str, place: &Subschema) -> Option<String> {
         let (uri, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         // A URI of no part is left to the survey, which reports it.
         let (top, base) = match uri {

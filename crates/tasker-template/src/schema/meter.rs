@@ -25,12 +25,12 @@ const REGEX_FORMAT_PER_KIB: u64 = 20_000;
 /// The costs of a schema.
 #[derive(Debug)]
 pub(super) struct Meter {
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<PlaceCosts>,
 }
 
 /// The costs of one place.
 #[derive(Debug, Default)]
-pub(super) struct Node {
+pub(super) struct PlaceCosts {
     /// Steps per application, whatever the value.
     pub fixed: u64,
     /// Number of keywords that may report an error.
@@ -98,8 +98,8 @@ impl Meter {
         let nodes = survey.places.iter().map(|place| {
             let schema = root.pointer(&place.pointer).and_then(Value::as_object);
             // A boolean schema has no keywords to read.
-            schema.map_or_else(Node::trivial, |schema| {
-                Reader {
+            schema.map_or_else(PlaceCosts::trivial, |schema| {
+                PlaceReader {
                     root,
                     survey,
                     index: &index,
@@ -115,12 +115,12 @@ impl Meter {
     }
 }
 
-impl Node {
-    fn trivial() -> Node {
-        Node {
+impl PlaceCosts {
+    fn trivial() -> PlaceCosts {
+        PlaceCosts {
             fixed: 1,
             keywords: 1,
-            ..Node::default()
+            ..PlaceCosts::default()
         }
     }
 
@@ -131,7 +131,7 @@ impl Node {
 }
 
 /// Reads one place.
-struct Reader<'s> {
+struct PlaceReader<'s> {
     root: &'s Value,
     survey: &'s Survey,
     index: &'s HashMap<&'s str, usize>,
@@ -139,8 +139,8 @@ struct Reader<'s> {
     schema: &'s Map<String, Value>,
 }
 
-impl Reader<'_> {
-    fn node(&self) -> Node {
+impl PlaceReader<'_> {
+    fn node(&self) -> PlaceCosts {
         let schema = self.schema;
         // A list under a name, as in `dependentRequired`, is looped over as a whole, so its items
         // count beside the name.
@@ -160,7 +160,7 @@ impl Reader<'_> {
             "dependentSchemas",
         ];
         let keywords = schema.len() as u64;
-        Node {
+        PlaceCosts {
             fixed: PLACE + keywords + loops.into_iter().map(members).sum::<u64>(),
             keywords: keywords + members("required"),
             text_per_kib: self.text_per_kib(),

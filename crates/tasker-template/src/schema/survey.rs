@@ -71,7 +71,7 @@ impl Survey {
             warnings: Vec::new(),
             efforts: HashMap::new(),
         };
-        let mut walk = Walk {
+        let mut walk = Surveyor {
             root,
             survey,
             index: HashMap::new(),
@@ -114,7 +114,7 @@ pub(super) fn accepts_objects(root: &Value) -> bool {
     }
 }
 
-struct Walk<'s, 'p> {
+struct Surveyor<'s, 'p> {
     root: &'s Value,
     survey: Survey,
     /// Indices into [`Survey::places`] by pointer.
@@ -129,7 +129,7 @@ struct Walk<'s, 'p> {
     problems: &'p mut Vec<SchemaProblem>,
 }
 
-impl<'s> Walk<'s, '_> {
+impl<'s> Surveyor<'s, '_> {
     /// Reads all places first, so that their anchors are known, and then follows the references
     /// between them, which may lead to new places.
     fn run(&mut self) {

@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value};
 
-use super::meter::{Meter, Node, Same, SameKind, comparison};
+use super::meter::{Meter, PlaceCosts, Same, SameKind, comparison};
 use super::number;
 use super::pattern::per_kib;
 use crate::budget::{Budget, TooCostly};
@@ -127,7 +127,7 @@ impl Walk<'_> {
     }
 
     /// Counts the keywords that hold no schemas.
-    fn own(&self, node: &Node, value: &Value, question: Question) -> Counted {
+    fn own(&self, node: &PlaceCosts, value: &Value, question: Question) -> Counted {
         self.budget.spend(node.fixed)?;
         // The worst case: each keyword reports an error, with a copy of the value where errors are
         // owned.
@@ -167,7 +167,7 @@ impl Walk<'_> {
         }
     }
 
-    fn object(&self, node: &Node, map: &Map<String, Value>, question: Question) -> Counted {
+    fn object(&self, node: &PlaceCosts, map: &Map<String, Value>, question: Question) -> Counted {
         self.budget.spend(map.len() as u64 / 4)?;
         // The smaller side drives the loop, so neither a wide object nor a wide schema alone is
         // slow.
@@ -217,7 +217,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn array(&self, node: &Node, items: &[Value], question: Question) -> Counted {
+    fn array(&self, node: &PlaceCosts, items: &[Value], question: Question) -> Counted {
         for (index, item) in items.iter().enumerate() {
             if let Some(child) = node.first_items.get(index).copied().or(node.items) {
                 self.visit(child, item, question)?;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::step::{RawStep, Reference};
 use crate::cycles::find_cycles;
+use crate::step_index::StepIndex;
 use crate::step_template::StepTemplate;
 use crate::text::shorten;
 use crate::yaml::problem::Problems;
@@ -15,13 +16,13 @@ const MAX_NAMED: usize = 20;
 /// Fills in [`StepTemplate::depends_on`].
 pub(super) fn resolve(raw: Vec<RawStep<'_>>, problems: &mut Problems) -> Vec<StepTemplate> {
     let index = index_names(&raw, problems);
-    let links: Vec<BTreeMap<usize, &Reference<'_>>> = raw
+    let links: Vec<BTreeMap<StepIndex, &Reference<'_>>> = raw
         .iter()
         .map(|step| parents(step, &raw, &index, problems))
         .collect();
     // While the places of the references are still known; the steps keep only indices.
     report_cycles(&raw, &links, problems);
-    let parents: Vec<Vec<usize>> = links
+    let parents: Vec<Vec<StepIndex>> = links
         .iter()
         .map(|links| links.keys().copied().collect())
         .collect();
@@ -35,17 +36,19 @@ pub(super) fn resolve(raw: Vec<RawStep<'_>>, problems: &mut Problems) -> Vec<Ste
 }
 
 /// The first step of each name.
-fn index_names<'n>(raw: &[RawStep<'n>], problems: &mut Problems) -> HashMap<&'n str, usize> {
+fn index_names<'n>(raw: &[RawStep<'n>], problems: &mut Problems) -> HashMap<&'n str, StepIndex> {
     let mut index = HashMap::new();
-    for (position, name) in raw
-        .iter()
-        .enumerate()
+    for (position, name) in StepIndex::all(raw.len())
+        .zip(raw)
         .filter_map(|(position, step)| Some((position, step.name.as_ref()?)))
     {
         // The first use keeps the name, so references lead to it.
         let first = *index.entry(name.name).or_insert(position);
         if first != position {
-            let line = raw[first].name.as_ref().map_or(0, |first| first.pos.line);
+            let line = raw[usize::from(first)]
+                .name
+                .as_ref()
+                .map_or(0, |first| first.pos.line);
             let message = format!(
                 "the step name `{}` is already used on line {line}; expected a unique name",
                 shorten(name.name)
@@ -60,9 +63,9 @@ fn index_names<'n>(raw: &[RawStep<'n>], problems: &mut Problems) -> HashMap<&'n 
 fn parents<'s, 'n>(
     step: &'s RawStep<'n>,
     all: &[RawStep<'n>],
-    index: &HashMap<&'n str, usize>,
+    index: &HashMap<&'n str, StepIndex>,
     problems: &mut Problems,
-) -> BTreeMap<usize, &'s Reference<'n>> {
+) -> BTreeMap<StepIndex, &'s Reference<'n>> {
     // Ordered, as `depends_on` has to be.
     let mut links = BTreeMap::new();
     for reference in &step.depends_on {
@@ -87,18 +90,19 @@ fn parents<'s, 'n>(
 
 fn report_cycles(
     raw: &[RawStep<'_>],
-    links: &[BTreeMap<usize, &Reference<'_>>],
+    links: &[BTreeMap<StepIndex, &Reference<'_>>],
     problems: &mut Problems,
 ) {
     let edges: Vec<Vec<usize>> = links
         .iter()
-        .map(|links| links.keys().copied().collect())
+        .map(|links| links.keys().copied().map(usize::from).collect())
         .collect();
     for cycle in find_cycles(&edges) {
         let first = cycle[0];
         // The edge to the second step is written at the first step, so its place is known.
         let next = cycle.get(1).copied().unwrap_or(first);
-        let Some(reference) = links[first].get(&next) else {
+        let next = StepIndex::try_from(next).ok();
+        let Some(reference) = next.and_then(|next| links[first].get(&next)) else {
             continue;
         };
         let mut names: Vec<String> = cycle

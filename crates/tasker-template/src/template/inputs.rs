@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::Graph;
 use super::step::Reference;
+use crate::step_index::StepIndex;
 use crate::step_template::StepTemplate;
 use crate::text::shorten;
 use crate::yaml::problem::Problems;
@@ -20,12 +21,12 @@ pub(super) fn read(
         return;
     }
     let graph = Graph::from_dependencies(steps.iter().map(|step| step.depends_on.as_slice()));
-    let index: HashMap<String, usize> = steps
+    let index: HashMap<String, StepIndex> = steps
         .iter()
-        .enumerate()
-        .map(|(i, step)| (step.name.clone(), i))
+        .zip(graph.steps())
+        .map(|(step, index)| (step.name.clone(), index))
         .collect();
-    for (position, references) in inputs.iter().enumerate() {
+    for (position, references) in graph.steps().zip(inputs) {
         let Some(references) = references else {
             continue;
         };
@@ -40,7 +41,7 @@ pub(super) fn read(
                     format!("there is no step `{name}`{hint}")
                 }
                 // Not checked after invalid dependencies, with which the ancestors are unknown.
-                Some(step) if linked && !graph.ancestors(position).contains(&(*step as u16)) => {
+                Some(step) if linked && !graph.precedes(*step, position) => {
                     format!(
                         "the step `{name}` does not come before this one; expected it in `depends_on_steps`"
                     )
@@ -50,7 +51,7 @@ pub(super) fn read(
             };
             problems.add(reference.pos, reference.path.as_str(), problem);
         }
-        steps[position].inputs = Some(named.into_iter().collect());
+        steps[usize::from(position)].inputs = Some(named.into_iter().collect());
     }
 }
 
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn inputs_resolve_to_indices_after_the_planner() {
         let inputs = |text: &str| parse(text).unwrap().steps[4].inputs.clone();
-        assert_eq!(inputs("[b, a]"), Some(vec![1, 3]));
+        assert_eq!(inputs("[b, a]").unwrap(), [1, 3]);
         assert_eq!(inputs("[]"), Some(vec![]));
         assert_eq!(parse("[a]").unwrap().steps[3].inputs, None);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::parse_cache::ParseCache;
-use crate::adjustment::Adjustment;
+use crate::adjustment::{Adjustment, StepNames};
 use crate::expression::{EvaluationError, Expression, Scope, Type, Values};
 use crate::interpolation::Interpolation;
 use crate::json_text;
@@ -106,15 +106,16 @@ pub(super) fn read(
         context,
         results: None,
     };
+    let names = StepNames::of(steps);
     items
         .iter()
-        .filter_map(|item| read_one(item, steps, &scope, cache, problems))
+        .filter_map(|item| read_one(item, &names, &scope, cache, problems))
         .collect()
 }
 
 fn read_one(
     item: &Field<'_>,
-    steps: &[StepTemplate],
+    steps: &StepNames<'_>,
     scope: &Scope<'_>,
     cache: &mut ParseCache,
     problems: &mut Problems,
@@ -156,9 +157,9 @@ fn read_one(
         );
     }
     let mut texts = BTreeMap::new();
-    let of_steps = changes.steps.iter().map(|(name, step)| {
+    let of_steps = changes.steps.values().map(|step| {
         (
-            format!("/steps/{}/annotations", escape(name)),
+            format!("/steps/{}/annotations", escape(&step.name)),
             &step.annotations,
         )
     });

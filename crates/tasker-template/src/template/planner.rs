@@ -2,6 +2,7 @@
 
 use super::step;
 use crate::limits::PLANNER;
+use crate::step_index::StepIndex;
 use crate::step_template::StepTemplate;
 use crate::yaml::fields::{Alias, Field, Fields};
 use crate::yaml::node::Data;
@@ -59,15 +60,14 @@ pub(super) fn read(
 
 /// Puts the planner before the steps: each root waits for it.
 pub(super) fn put_first(planner: StepTemplate, steps: &mut Vec<StepTemplate>) {
+    // Shifted first, since from here on the first index is the planner's. None is the last one that
+    // a template may have, since the number of steps counts the planner.
+    let shifted = |all: &[StepIndex]| all.iter().filter_map(|step| step.next().ok()).collect();
     for step in steps.iter_mut() {
-        // Shifted first, since from here on the index 0 is the planner's.
-        step.depends_on.iter_mut().for_each(|parent| *parent += 1);
-        step.inputs
-            .iter_mut()
-            .flatten()
-            .for_each(|input| *input += 1);
+        step.depends_on = shifted(&step.depends_on);
+        step.inputs = step.inputs.as_deref().map(shifted);
         if step.depends_on.is_empty() {
-            step.depends_on.push(0);
+            step.depends_on.push(StepIndex::FIRST);
         }
     }
     steps.insert(0, planner);

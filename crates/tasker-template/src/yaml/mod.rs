@@ -438,11 +438,7 @@ fn cost_of(node: &Node) -> Cost {
 }
 
 fn pos(marker: &Marker) -> Pos {
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Pos {
-        line: count(marker.line()),
-        column: count(marker.col() + 1),
-    }
+    Pos::of(marker.line(), marker.col() + 1)
 }
 
 fn pos_of_offset(text: &str, offset: usize) -> Pos {

@@ -1,16 +1,7 @@
 //! Positions in the file. One inside a scalar's value has to be translated: the value lacks the
 //! file's quotes, escapes and indentation.
 
-/// A position in the YAML text. Both from 1; columns count characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Pos {
-    pub line: u32,
-    pub column: u32,
-}
-
-impl Pos {
-    pub const START: Pos = Pos { line: 1, column: 1 };
-}
+pub(crate) use crate::text::Pos;
 
 /// The position in the file of line `line` and column `column` of the value of the scalar at `at`;
 /// the scalar's own position if the exact one cannot be determined.

@@ -43,7 +43,7 @@ impl fmt::Display for Problem {
 
 /// A problem, and its position inside the scalar if that is known.
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Found {
+struct Finding {
     problem: Problem,
     inside: Option<(u32, u32)>,
 }
@@ -61,14 +61,14 @@ pub(crate) enum Names {
 /// The findings so far: all are counted, and the first [`MAX_PROBLEMS`] by position are kept.
 #[derive(Default)]
 struct Findings {
-    first: BTreeSet<Found>,
+    first: BTreeSet<Finding>,
     seen: HashSet<u64>,
     /// A part of the file was not checked, so there may be more.
     is_partial: bool,
 }
 
 impl Findings {
-    fn add(&mut self, found: Found) {
+    fn add(&mut self, found: Finding) {
         self.count(fingerprint(&found));
         self.keep(found);
     }
@@ -81,7 +81,7 @@ impl Findings {
         }
     }
 
-    fn keep(&mut self, found: Found) {
+    fn keep(&mut self, found: Finding) {
         // Ordered by position, so the last is the one to drop.
         self.first.insert(found);
         if self.first.len() > MAX_PROBLEMS {
@@ -101,7 +101,7 @@ impl Findings {
             .filter(|seen| new(seen))
             .map(|s| fingerprint(&(s, environment)))
             .collect();
-        let kept: Vec<Found> = others
+        let kept: Vec<Finding> = others
             .first
             .into_iter()
             .filter(|found| new(&fingerprint(found)))
@@ -118,7 +118,7 @@ impl Findings {
     /// The findings in order of position, at most [`MAX_PROBLEMS`]; if there are more, the last one
     /// states how many are not listed.
     fn into_sorted(self, yaml: &str, what: &str) -> Vec<Problem> {
-        let placed = |Found { problem, inside }: Found| {
+        let placed = |Finding { problem, inside }: Finding| {
             let at = Pos {
                 line: problem.line,
                 column: problem.column,
@@ -243,8 +243,8 @@ impl Problems {
     }
 }
 
-fn found(pos: Pos, path: String, message: String, inside: Option<(u32, u32)>) -> Found {
-    Found {
+fn found(pos: Pos, path: String, message: String, inside: Option<(u32, u32)>) -> Finding {
+    Finding {
         problem: Problem {
             line: pos.line,
             column: pos.column,

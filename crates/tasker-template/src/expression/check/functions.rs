@@ -2,7 +2,7 @@
 
 use cel::common::ast::{CallExpr, IdedExpr};
 
-use super::{Checker, Found, fault};
+use super::{Checker, Typed, fault};
 use crate::expression::hints;
 use crate::expression::types::{Kinds, Type};
 use crate::text::{did_you_mean, shorten};
@@ -70,7 +70,7 @@ const MACROS: [(&str, &str); 6] = [
 
 impl<'e> Checker<'_, 'e> {
     /// The type of a call of a function by its name.
-    pub(super) fn function(&mut self, id: u64, call: &'e CallExpr) -> Found {
+    pub(super) fn function(&mut self, id: u64, call: &'e CallExpr) -> Typed {
         let name = call.func_name.as_str();
         // The parser has expanded each well-formed macro, so a call that is left has a wrong form.
         if let Some((_, form)) = MACROS.into_iter().find(|(known, _)| *known == name) {

@@ -20,7 +20,7 @@ pub(super) struct Fault {
     pub message: String,
 }
 
-type Found = Result<Type, Fault>;
+type Typed = Result<Type, Fault>;
 
 fn fault<T>(id: u64, message: impl Into<String>) -> Result<T, Fault> {
     Err(Fault {
@@ -30,7 +30,7 @@ fn fault<T>(id: u64, message: impl Into<String>) -> Result<T, Fault> {
 }
 
 /// The type of an expression.
-pub(super) fn check(expr: &IdedExpr, scope: &Scope<'_>) -> Found {
+pub(super) fn check(expr: &IdedExpr, scope: &Scope<'_>) -> Typed {
     Checker {
         scope,
         names: Vec::new(),
@@ -57,7 +57,7 @@ struct Checker<'s, 'e> {
 }
 
 impl<'e> Checker<'_, 'e> {
-    fn expr(&mut self, expr: &'e IdedExpr) -> Found {
+    fn expr(&mut self, expr: &'e IdedExpr) -> Typed {
         // The estimator and the evaluator recurse in the same way, so this bound protects their
         // stacks, too.
         if self.depth >= MAX_EXPRESSION_DEPTH {
@@ -98,7 +98,7 @@ impl<'e> Checker<'_, 'e> {
         list.elements.iter().map(|item| self.expr(item)).collect()
     }
 
-    fn literal(&self, id: u64, literal: &LiteralValue) -> Found {
+    fn literal(&self, id: u64, literal: &LiteralValue) -> Typed {
         // Numbers are typed without their value: `1` and `1.0` are equal, but not as JSON.
         let value = match literal {
             LiteralValue::Boolean(value) => Value::from(*value.inner()),
@@ -130,7 +130,7 @@ impl<'e> Checker<'_, 'e> {
         Ok(Type::constant(&value))
     }
 
-    fn name(&self, id: u64, name: &str) -> Found {
+    fn name(&self, id: u64, name: &str) -> Typed {
         // The innermost macro comes first, since its variable hides an outer one of the same name.
         if let Some((_, found)) = self.names.iter().rev().find(|(known, _)| *known == name) {
             return Ok(found.clone());
@@ -163,7 +163,7 @@ impl<'e> Checker<'_, 'e> {
         }
     }
 
-    fn select(&mut self, id: u64, select: &'e SelectExpr) -> Found {
+    fn select(&mut self, id: u64, select: &'e SelectExpr) -> Typed {
         let found = self.field(id, &select.operand, &select.field)?;
         Ok(if select.test {
             Type::of(Kinds::BOOL)
@@ -173,7 +173,7 @@ impl<'e> Checker<'_, 'e> {
     }
 
     /// The type of `of.field` or `of["field"]`.
-    fn field(&mut self, id: u64, of: &'e IdedExpr, field: &str) -> Found {
+    fn field(&mut self, id: u64, of: &'e IdedExpr, field: &str) -> Typed {
         // Each step has a result type of its own, so `results` as a whole has none. A skipped
         // step's result is null.
         if matches!(&of.expr, Expr::Ident(name) if name == "results" && !self.names.iter().any(|(n, _)| *n == "results"))
@@ -219,7 +219,7 @@ impl<'e> Checker<'_, 'e> {
         fault(id, format!("`{what}` has no field `{field}`{hint}; {rule}"))
     }
 
-    fn map(&mut self, map: &'e MapExpr) -> Found {
+    fn map(&mut self, map: &'e MapExpr) -> Typed {
         let mut known = BTreeMap::new();
         for (key, value) in entries(map) {
             let value = self.expr(value)?;
@@ -231,7 +231,7 @@ impl<'e> Checker<'_, 'e> {
         Ok(Type::record(known))
     }
 
-    fn macro_call(&mut self, id: u64, found: &Macro<'e>) -> Found {
+    fn macro_call(&mut self, id: u64, found: &Macro<'e>) -> Typed {
         self.macros += 1;
         if self.macros > MAX_MACROS {
             return fault(

@@ -2,12 +2,12 @@
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, operators};
 
-use super::{Checker, Fault, Found, fault, list_of};
+use super::{Checker, Fault, Typed, fault, list_of};
 use crate::expression::types::{Kinds, Type};
 
 impl<'e> Checker<'_, 'e> {
     /// The type of a call: of an operator, or of a function.
-    pub(super) fn call(&mut self, id: u64, call: &'e CallExpr) -> Found {
+    pub(super) fn call(&mut self, id: u64, call: &'e CallExpr) -> Typed {
         let of = |kinds| Ok(Type::of(kinds));
         // The parser writes operators as calls with names of their own, so a source cannot name
         // them.
@@ -52,13 +52,13 @@ impl<'e> Checker<'_, 'e> {
         }
     }
 
-    fn equality(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Found {
+    fn equality(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Typed {
         let (left, right) = (self.expr(a)?, self.expr(b)?);
         comparable(id, &left, &right)?;
         Ok(Type::of(Kinds::BOOL))
     }
 
-    fn order(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Found {
+    fn order(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Typed {
         let (left, right) = (self.expr(a)?.kinds, self.expr(b)?.kinds);
         // A value of an uncertain kind passes: the check refuses only comparisons that can never
         // hold.
@@ -72,7 +72,7 @@ impl<'e> Checker<'_, 'e> {
         )
     }
 
-    fn contained(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Found {
+    fn contained(&mut self, id: u64, a: &'e IdedExpr, b: &'e IdedExpr) -> Typed {
         let left = self.expr(a)?;
         let right = match &b.expr {
             Expr::List(list) => {
@@ -111,7 +111,7 @@ impl<'e> Checker<'_, 'e> {
         }
     }
 
-    fn index(&mut self, id: u64, of: &'e IdedExpr, index: &'e IdedExpr) -> Found {
+    fn index(&mut self, id: u64, of: &'e IdedExpr, index: &'e IdedExpr) -> Typed {
         // A constant name has the type of its field, as in `a.b`.
         if let Expr::Literal(LiteralValue::String(name)) = &index.expr {
             return self.field(id, of, name.inner());
@@ -150,7 +150,7 @@ impl<'e> Checker<'_, 'e> {
         a: &'e IdedExpr,
         b: &'e IdedExpr,
         takes: Kinds,
-    ) -> Found {
+    ) -> Typed {
         let (left, right) = (self.expr(a)?, self.expr(b)?);
         let both = left.kinds.and(right.kinds).and(takes);
         let (l, r) = (left.kinds, right.kinds);

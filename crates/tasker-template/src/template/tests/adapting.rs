@@ -46,8 +46,8 @@ pub(super) fn two_steps(more: &str) -> String {
 #[test]
 fn enterprise_case_by_overrides_changes_the_steps() {
     let template = parse(&format!("{REGISTRATION}\n{ENTERPRISE}"));
-    let billing = 1;
-    assert_eq!(template.steps[billing].name, "setup_billing_profile");
+    let billing = at(1);
+    assert_eq!(template.steps[1].name, "setup_billing_profile");
 
     let enterprise = settings(&template, &json!({"plan": "enterprise"}));
     let step = enterprise.step(&template, billing).expect("changed");
@@ -63,12 +63,12 @@ fn enterprise_case_by_overrides_changes_the_steps() {
         StepTemplate {
             retry_limit: 3,
             timeout: Duration::from_secs(30),
-            handler_config: template.steps[billing].handler_config.clone(),
+            handler_config: template.steps[1].handler_config.clone(),
             ..step
         },
-        template.steps[billing]
+        template.steps[1]
     );
-    assert!(enterprise.step(&template, 0).is_none());
+    assert!(enterprise.step(&template, at(0)).is_none());
     let origins = [
         ("retry_limit", "overrides[0]"),
         ("handler_config.timeout_seconds", "overrides[0]"),
@@ -110,10 +110,10 @@ fn enterprise_case_by_a_planner_equals_that_by_overrides() {
     let overridden = settings(&by_overrides, &json!({"plan": "enterprise"}));
     for (index, step) in by_overrides.steps.iter().enumerate() {
         let wanted = overridden
-            .step(&by_overrides, index)
+            .step(&by_overrides, at(index))
             .unwrap_or_else(|| step.clone());
         let found = planned
-            .step(&by_planner, index + 1)
+            .step(&by_planner, at(index + 1))
             .unwrap_or_else(|| by_planner.steps[index + 1].clone());
         assert_eq!(
             StepTemplate {
@@ -125,7 +125,7 @@ fn enterprise_case_by_a_planner_equals_that_by_overrides() {
     }
     assert_eq!(planned.annotations(), overridden.annotations());
     assert_eq!(
-        planned.origins(&by_planner, 2)[0],
+        planned.origins(&by_planner, at(2))[0],
         ("retry_limit".to_owned(), "planner".to_owned())
     );
 }
@@ -144,7 +144,7 @@ fn overrides_apply_in_their_order() {
         Value::Object(two.annotations()),
         json!({"x": 2, "y": "p 3", "z": [{"n": 2}]})
     );
-    let a = two.step(&template, 0).expect("changed");
+    let a = two.step(&template, at(0)).expect("changed");
     assert_eq!(
         Value::Object(a.handler_config),
         json!({"url": "x", "deep": {"one": 1, "two": null}})
@@ -161,12 +161,12 @@ fn overrides_apply_in_their_order() {
         ),
         (400.0, 500.0, 2.0)
     );
-    let b = two.step(&template, 1).expect("changed");
+    let b = two.step(&template, at(1)).expect("changed");
     assert_eq!((b.retryable, b.retry_limit), (true, DEFAULT_RETRY_LIMIT));
-    assert!(two.skips(1) && !two.skips(0));
+    assert!(two.skips(at(1)) && !two.skips(at(0)));
 
     let three = settings(&template, &json!({"n": 3, "plan": "p"}));
-    let a = three.step(&template, 0).expect("changed");
+    let a = three.step(&template, at(0)).expect("changed");
     assert_eq!(
         (a.retry_limit, a.backoff.max_seconds, a.backoff.jitter),
         (9, 400.0, 0.0),
@@ -174,28 +174,28 @@ fn overrides_apply_in_their_order() {
     );
     assert_eq!(
         (
-            three.step(&template, 1).map(|b| b.retry_limit),
-            three.skips(1)
+            three.step(&template, at(1)).map(|b| b.retry_limit),
+            three.skips(at(1))
         ),
         (Some(4), false)
     );
     assert!(
         three
-            .origins(&template, 0)
+            .origins(&template, at(0))
             .contains(&("backoff.max_seconds".into(), "overrides[2]".into()))
     );
     assert!(
         three
-            .origins(&template, 0)
+            .origins(&template, at(0))
             .contains(&("backoff.base_seconds".into(), "overrides[1]".into()))
     );
 
     let one = settings(&template, &json!({"n": 1, "plan": "p"}));
     assert_eq!(
-        (one.priority(), one.step(&template, 0), one.skips(1)),
+        (one.priority(), one.step(&template, at(0)), one.skips(at(1))),
         (Some(5), None, false)
     );
-    assert!(!one.is_empty() && one.origins(&template, 7).is_empty());
+    assert!(!one.is_empty() && one.origins(&template, at(7)).is_empty());
 }
 
 #[test]

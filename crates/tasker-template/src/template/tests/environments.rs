@@ -48,14 +48,14 @@ fn environment_overrides_the_template() {
     assert_eq!(Value::Object(a.handler_config.clone()), config);
     assert_eq!(
         (b.retry_limit, b.backoff.base_seconds, b.depends_on.clone()),
-        (9, 9.0, vec![0])
+        (9, 9.0, vec![at(0)])
     );
     assert_eq!(
         (
             c.depends_on.clone(),
             c.condition.as_ref().map(ToString::to_string).as_deref()
         ),
-        (vec![0, 1], Some("task.priority > 3"))
+        (vec![at(0), at(1)], Some("task.priority > 3"))
     );
     assert!(c.result_schema.is_some());
 }

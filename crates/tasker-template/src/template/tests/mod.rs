@@ -13,11 +13,16 @@ use crate::backoff::Backoff;
 use crate::budget::Budget;
 use crate::limits::*;
 use crate::schema::Misfit;
+use crate::step_index::StepIndex;
 use serde_json::json;
 
 const REGISTRATION: &str = include_str!("../../../../../tests/fixtures/user_registration.yaml");
 const LINEAR: &str = include_str!("../../../../../tests/fixtures/linear.yaml");
 const DIAMOND: &str = include_str!("../../../../../tests/fixtures/diamond.yaml");
+
+fn at(index: usize) -> StepIndex {
+    StepIndex::try_from(index).expect("a step")
+}
 
 fn parse(yaml: &str) -> Template {
     Template::parse(yaml, "").unwrap_or_else(|problems| panic!("{yaml}\n{problems:#?}"))
@@ -58,7 +63,7 @@ fn registration_template_loads_verbatim() {
 
     let graph = Graph::of(&template);
     assert_eq!(graph.roots(), [0]);
-    assert_eq!(graph.ancestors(4), [0, 1, 2, 3]);
+    assert_eq!(graph.ancestors(at(4)), [0, 1, 2, 3]);
 }
 
 #[test]
@@ -91,7 +96,7 @@ fn registration_schema_completes_and_validates_a_context() {
 fn golden_shapes_load() {
     let linear = parse(LINEAR);
     assert_eq!(linear.steps.len(), 6);
-    assert_eq!(Graph::of(&linear).ancestors(5), [0, 1, 2, 3, 4]);
+    assert_eq!(Graph::of(&linear).ancestors(at(5)), [0, 1, 2, 3, 4]);
     assert_eq!(linear.steps[2].handler_config["failures"], json!(1));
     assert_eq!(
         linear.steps[2].service, "golden.flaky",
@@ -100,9 +105,9 @@ fn golden_shapes_load() {
 
     let diamond = parse(DIAMOND);
     let graph = Graph::of(&diamond);
-    assert_eq!(graph.children(0), [1, 2]);
-    assert_eq!(graph.parents(5), [3, 4]);
-    assert_eq!(graph.ancestors(6), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(graph.children(at(0)), [1, 2]);
+    assert_eq!(graph.parents(at(5)), [3, 4]);
+    assert_eq!(graph.ancestors(at(6)), [0, 1, 2, 3, 4, 5]);
     assert_eq!(diamond.steps[2].timeout, Duration::from_secs(1));
 }
 
