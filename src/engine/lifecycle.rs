@@ -97,7 +97,7 @@ impl Engine {
     /// Starts the loops that need nothing but the context.
     fn with_loops(server_id: Uuid, context: EngineContext, lease: Duration, loops: Loops) -> Self {
         let (results, settle) = Settle::new(context.clone(), loops.clone());
-        let (intake_loop, intake) = Intake::new(context.clone(), settle.clone());
+        let (submits, intake) = Intake::new(context.clone(), loops.clone());
         let (auditor, audits) = Auditor::new(context.clone());
         let heartbeats = Heartbeats::default();
         let leases = Leases::new(
@@ -112,7 +112,9 @@ impl Engine {
         loops.start("settle", |end| {
             Runner::new(context.clone(), settle.clone(), results).run(end)
         });
-        loops.start("intake", |end| intake_loop.run(end));
+        loops.start("intake", |end| {
+            Runner::new(context.clone(), settle.clone(), submits).run(end)
+        });
         loops.start("dispatch", |end| dispatcher.run(end));
         loops.start("heartbeats", |end| leases.clone().run_heartbeats(end));
         loops.start("watch on the database", |end| {

@@ -52,16 +52,8 @@ use tasker_template::{Checked, Problem};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use self::{
-    batch::{intake::IntakeQueue, queue::SettleQueue},
-    cache::backlog::Backlog,
-    context::EngineContext,
-    maintenance::auditor::Audits,
-    operations::{bulk::Bulk, circuit, command, pause, retire, template},
-    session::Sessions,
-};
 pub use self::{
-    batch::{intake::retry_after, queue::Closed},
+    batch::queue::Closed,
     cache::{
         backlog::Waiting,
         templates::{RegisterError, Registered, Resolved},
@@ -91,7 +83,19 @@ pub use self::{
     },
     plan::{compiled::Plan, task_plan::TaskPlan},
     session::{FromWorker, Registration, RegistrationError, WorkerSession},
-    submission::request::{IntakeError, Submission, Submitted, Violated},
+    submission::{
+        queue::retry_after,
+        request::{IntakeError, Submission, Submitted, Violated},
+    },
+};
+use self::{
+    batch::queue::SettleQueue,
+    cache::backlog::Backlog,
+    context::EngineContext,
+    maintenance::auditor::Audits,
+    operations::{bulk::Bulk, circuit, command, pause, retire, template},
+    session::Sessions,
+    submission::queue::IntakeQueue,
 };
 // Parts that tests drive without an engine.
 pub use self::{

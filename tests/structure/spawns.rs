@@ -12,10 +12,6 @@ const OWNED_BY_THE_PROCESS: &[&str] = &["src/bench", "src/cli"];
 /// Files that spawn without an owner, and why. A file that no longer does must be removed here.
 const BARE: &[(&str, &str)] = &[
     (
-        "src/engine/batch/intake.rs",
-        "prepares submits anew and queues them again; the queue is closed at the end",
-    ),
-    (
         "src/engine/cache/templates.rs",
         "the caller waits for the blocking thread",
     ),

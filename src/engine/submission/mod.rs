@@ -2,5 +2,6 @@
 
 pub mod group;
 pub mod prepare;
+pub mod queue;
 pub mod request;
 pub mod validate;
