@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     Engine, EngineConfig,
     admission::control::Admission,
-    batch::{dispatch::Dispatcher, intake::Intake, runner::Runner, settle::Settle},
+    batch::{dispatch::Dispatch, intake::Intake, runner::Runner, settle::Settle},
     cache::{backlog::Backlog, templates::TemplateCache},
     cluster::{membership::Membership, notifications::NotificationLoop},
     context::EngineContext,
@@ -107,7 +107,7 @@ impl Engine {
             heartbeats.clone(),
             lease,
         );
-        let dispatcher = Dispatcher::new(context.clone(), settle.clone());
+        let scans = Dispatch::new(context.clone());
         let services = ServicesLoop::new(&context);
         loops.start("settle", |end| {
             Runner::new(context.clone(), settle.clone(), results).run(end)
@@ -115,7 +115,9 @@ impl Engine {
         loops.start("intake", |end| {
             Runner::new(context.clone(), settle.clone(), submits).run(end)
         });
-        loops.start("dispatch", |end| dispatcher.run(end));
+        loops.start("dispatch", |end| {
+            Runner::new(context.clone(), settle.clone(), scans).run(end)
+        });
         loops.start("heartbeats", |end| leases.clone().run_heartbeats(end));
         loops.start("watch on the database", |end| {
             leases.clone().run_watch_on_database(end)

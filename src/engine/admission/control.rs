@@ -106,6 +106,9 @@ impl Admission {
     /// so a backlog behind them is not scanned. `ending` are attempts that the transaction ends:
     /// their quota counts as free.
     pub fn admit(&self, demand: &mut Vec<LaneDemand>, ending: &[Lease]) {
+        if demand.is_empty() {
+            return;
+        }
         let now = Instant::now();
         let mut known = self.lock();
         let mut work = false;

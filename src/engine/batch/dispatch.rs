@@ -1,287 +1,253 @@
-//! The dispatch loop: fills free slots from the queue. It runs when a worker connects, when a slot
-//! is freed and no step was assigned to it, when a retry is due, and on a notification of another
+//! Dispatch: fills free slots from the queue. A scan runs when a worker connects, when a slot is
+//! freed and no step was assigned to it, when a retry is due, and on a notification of another
 //! server.
 
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::queue::SettleQueue;
+use super::{
+    kind::{Batch, Decided, Read, Reading},
+    policy::Inputs,
+};
 use crate::{
     engine::{
         context::EngineContext,
-        decide::input::Input,
-        dispatch::{
-            allocator::{Allocation, allocate, lost},
-            assignment,
-            reservation::deliver,
-        },
+        dispatch::reservation::SlotReservation,
         hash::{HashMap, HashSet},
         observe::metrics::Loop,
         time::jitter,
     },
     store::{
         StoreError,
-        pipeline::{Candidate, Changes, Claimed, DispatchRead, LaneDemand, Pipeline},
+        pipeline::{Candidate, Changes, Claimed, LaneDemand, Pipeline},
     },
 };
 
 /// Interval between scans. Notifications are hints; this scan, with jitter, is the guarantee.
 const POLL: Duration = Duration::from_secs(1);
-/// First and longest back-off between failed tries; only an error that is not transient makes it
-/// longer.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Maximum steps claimed per transaction.
-const MAX_CLAIMS: i32 = 500;
+const MAX_CLAIMS: u16 = 500;
 
-/// The dispatch loop.
-pub struct Dispatcher {
+/// The batches of dispatch.
+pub struct Dispatch {
     context: EngineContext,
-    settle: SettleQueue,
-    hot: Option<Pipeline>,
+    /// The last error that was logged.
+    logged: Option<String>,
 }
 
-impl Dispatcher {
-    pub fn new(context: EngineContext, settle: SettleQueue) -> Self {
+/// A scan of the queue.
+pub struct Scan {
+    /// The free slots by lane.
+    demand: Vec<LaneDemand>,
+}
+
+/// The rows of a scan.
+pub struct ScanRows {
+    demand: Vec<LaneDemand>,
+    /// The lanes that retries joined; a lane may occur several times.
+    promoted: Vec<i32>,
+}
+
+impl Dispatch {
+    pub fn new(context: EngineContext) -> Self {
         Self {
             context,
-            settle,
-            hot: None,
+            logged: None,
         }
     }
 
-    /// Runs until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut failing = Failing::default();
-        let pulses = self.context.pulses.clone();
+    /// Begins a scan for the free slots, without lanes of closed services. None if no step could
+    /// start.
+    fn begin_scan(&self) -> Vec<Scan> {
+        let registry = &self.context.registry;
+        let mut demand = registry.demand();
+        if demand.is_empty() {
+            registry.scan_had_no_slot();
+            return Vec::new();
+        }
+        for lane in &mut demand {
+            lane.limit = lane.limit.min(i32::from(MAX_CLAIMS));
+        }
+        // Lanes of closed services count as scanned too: they become active again when their
+        // service opens.
+        registry.scan_begins(&demand);
+        self.context.admission.admit(&mut demand, &[]);
+        if demand.is_empty() {
+            registry.scan_ends();
+            return Vec::new();
+        }
+        vec![Scan { demand }]
+    }
+
+    /// Logs a permanent error once.
+    fn log(&mut self, error: &StoreError) {
+        if error.is_transient() || error.is_stale_admission() {
+            return;
+        }
+        let text = error.to_string();
+        if self.logged.as_ref() != Some(&text) {
+            tracing::error!(%error, "dispatch keeps failing; retrying with back-off");
+            self.logged = Some(text);
+        }
+    }
+}
+
+impl Batch for Dispatch {
+    type Input = Scan;
+    type Rows = ScanRows;
+    type Replies = ();
+
+    const LOOP: Loop = Loop::Dispatch;
+    const INPUTS: Inputs = Inputs::Scanned;
+
+    async fn gather(&mut self, shutdown: &CancellationToken) -> Option<Vec<Scan>> {
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return None,
                 () = self.context.registry.scan_requested() => {}
                 () = self.context.retry_timer.fired() => {}
                 () = tokio::time::sleep(jitter(POLL)) => {}
             }
-            // Repeats while a transaction claims as many steps as it may.
-            loop {
-                match pulses.round("dispatch", self.run_once()).await {
-                    Ok(claimed) if claimed >= usize::try_from(MAX_CLAIMS).unwrap_or(usize::MAX) => {
-                    }
-                    Ok(_) => {
-                        failing = Failing::default();
-                        break;
-                    }
-                    Err(error) => {
-                        self.context.db.collisions().note(&error);
-                        let pause = failing.pause(&error);
-                        self.hot.take_if(|hot| hot.is_closed());
-                        tokio::select! {
-                            () = shutdown.cancelled() => return,
-                            () = tokio::time::sleep(pause) => {}
-                        }
-                        self.context.registry.mark_all_active();
-                        break;
-                    }
-                }
+            let scan = self.begin_scan();
+            if !scan.is_empty() {
+                return Some(scan);
             }
         }
     }
 
-    /// The free slots by lane, without lanes of closed services.
-    fn demand(&self) -> Vec<LaneDemand> {
-        let mut demand = self.context.registry.demand();
-        if demand.is_empty() {
-            self.context.registry.scan_had_no_slot();
-            return demand;
-        }
-        for lane in &mut demand {
-            lane.limit = lane.limit.min(MAX_CLAIMS);
-        }
-        // Lanes of closed services count as scanned too: they become active again when their
-        // service opens.
-        self.context.registry.scan_begins(&demand);
-        self.context.admission.admit(&mut demand, &[]);
-        if demand.is_empty() {
-            self.context.registry.scan_ends();
-        }
-        demand
+    /// None: slots are reserved only for the steps that are found, as the settle loop could not use
+    /// the others meanwhile.
+    fn wants(&self, _scan: &[Scan]) -> BTreeMap<i32, usize> {
+        BTreeMap::new()
     }
 
-    /// Claims steps for the free slots, in one transaction. Returns the number of claimed steps.
-    #[expect(clippy::too_many_lines, reason = "one transaction in its order")]
-    pub async fn run_once(&mut self) -> Result<usize, StoreError> {
-        let demand = self.demand();
-        if demand.is_empty() {
-            return Ok(0);
-        }
-        let hot = match self.hot.take() {
-            Some(hot) => hot,
-            None => self.context.connect().await?,
-        };
-        // Cheap check first: an idle server with idle workers comes here once a second, with one
+    fn demand(&self, _slots: &SlotReservation, scan: &mut [Scan]) -> Vec<LaneDemand> {
+        scan.iter_mut()
+            .flat_map(|scan| std::mem::take(&mut scan.demand))
+            .collect()
+    }
+
+    async fn read(
+        &self,
+        hot: &Pipeline,
+        scan: &mut Vec<Scan>,
+        demand: Vec<LaneDemand>,
+    ) -> Result<Reading<ScanRows, Scan>, StoreError> {
+        // A cheap check first: an idle server with idle workers comes here once a second, with one
         // statement and no transaction.
-        let result = async {
-            let (anything, next_retry) = hot.anything_due(&demand).await?;
-            if !anything {
-                next_retry
-                    .into_iter()
-                    .for_each(|after| self.context.retry_timer.fire_in(after));
-                return Ok(0);
-            }
-            // Before the transaction reads its clock, see `CapacityReservation::room`.
-            let mut capacity = self.context.admission.reserve();
-            let read = hot.begin_dispatch(&demand).await?;
-            if let Some(after) = read.next_retry {
+        let (anything, next_retry) = hot.anything_due(&demand).await?;
+        if !anything {
+            if let Some(after) = next_retry {
                 self.context.retry_timer.fire_in(after);
             }
-            // Reserved only now, and only for the candidates: the settle loop could not use these
-            // slots.
-            let mut reservation = self
-                .context
-                .registry
-                .reserve_for(&per_lane(&read.candidates));
-            let plans = self
-                .context
-                .templates
-                .readable(read.candidates.iter().map(|c| c.template_id))
-                .await?;
-            let mut changes = Changes::default();
-            let Allocation { mut wanted, .. } = allocate(
-                &mut changes,
-                &read.candidates,
-                &plans,
-                &mut reservation,
-                &mut capacity,
-                read.now,
-            );
-            let mut known = self.context.payloads.lookup(&mut wanted, &changes);
-            changes.notify = self.context.membership.payload(false, false, false, false);
-            // Also without a claim, since due retries were promoted.
-            let mut applied = match hot.commit(&changes, &wanted, read.now).await {
-                Ok(applied) => applied,
-                Err(error) => {
-                    // A commit of uncertain outcome may have made the claims that the reservation
-                    // lists.
-                    self.settle.commit_failed(&error, &reservation, capacity);
-                    return Err(error);
-                }
-            };
-            let batch = applied.claimed.len();
-            self.context.committed(
-                Loop::Dispatch,
-                batch,
-                applied.took,
-                &changes,
-                &plans,
-                read.now,
-            );
-            // Before `deliver`: an answer must find its attempt counted against the quota.
-            capacity.commit(true, &lost(&changes, &applied.claimed));
-            self.context.events.written();
-            self.context
-                .payloads
-                .update(&mut known, &mut applied, &changes);
-            let claimed = applied.claimed;
-            let count = claimed.len();
-            // Before `scan_ends`: a lane with steps left becomes active, so the end of the scan
-            // does not mark it idle.
-            let left = lanes_left(&demand, &read, &claimed, reservation.is_used_up());
-            self.context
-                .registry
-                .mark_active(self.context.admission.admitted(left));
-            for (lease, worker_id) in deliver(
-                assignment::assemble(claimed, &known, &plans, read.now),
-                reservation,
-            ) {
-                let _ = self.settle.push(Input::undelivered(lease, worker_id)).await;
-            }
-            Ok(count)
-        }
-        .await;
-        if result.is_err() && !hot.is_closed() && hot.rollback().await.is_err() {
-            return result;
-        }
-        if result.as_ref().is_err_and(StoreError::is_stale_admission) {
-            self.hot = Some(hot);
-            self.context.registry.mark_all_active();
-            return self.context.refresh_admission().await.map(|()| 0);
-        }
-        // Only a successful scan may mark lanes idle.
-        if result.is_ok() {
             self.context.registry.scan_ends();
-            self.context.health.database(true);
+            scan.clear();
+            return Ok(Reading::Ended(Vec::new()));
         }
-        self.hot = Some(hot);
-        result
+        let read = hot.begin_dispatch(&demand).await?;
+        if let Some(after) = read.next_retry {
+            self.context.retry_timer.fire_in(after);
+        }
+        let queued = read.candidates.iter().map(|c| c.template_id);
+        Ok(Reading::Rows(Read {
+            plans: self.context.templates.readable(queued).await?,
+            candidates: read.candidates,
+            now: read.now,
+            is_cached: false,
+            // Due retries were promoted.
+            has_written: true,
+            rows: ScanRows {
+                demand,
+                promoted: read.promoted,
+            },
+        }))
     }
-}
 
-/// The failures since the last success.
-#[derive(Default)]
-struct Failing {
-    /// The error that was logged last.
-    said: Option<String>,
-    times: u32,
-}
+    fn late_slots(&self, read: &Read<ScanRows>) -> Option<SlotReservation> {
+        let wanted = per_lane(&read.candidates);
+        Some(self.context.registry.reserve_for(&wanted))
+    }
 
-impl Failing {
-    /// Logs a new error once, and returns the back-off before the next try.
-    fn pause(&mut self, error: &StoreError) -> Duration {
-        if error.is_transient() {
-            tracing::debug!(%error, "dispatch failed; retrying");
-            return RETRY_PAUSE.0;
+    fn decide(&self, _read: &Read<ScanRows>, _scan: &[Scan]) -> Decided<()> {
+        Decided::of(Changes::default(), ())
+    }
+
+    fn size(_inputs: usize, _changes: &Changes, claimed: usize) -> usize {
+        claimed
+    }
+
+    fn lanes_left(
+        &self,
+        read: &Read<ScanRows>,
+        claimed: &[Claimed],
+        is_used_up: bool,
+    ) -> HashSet<i32> {
+        lanes_left(read, claimed, is_used_up)
+    }
+
+    /// Ends the scan: its lanes become idle, unless steps are left in them. Scans again at once if
+    /// the transaction claimed as many steps as it may.
+    async fn reply(&mut self, _scan: Vec<Scan>, (): (), claimed: usize) -> Vec<Scan> {
+        self.context.registry.scan_ends();
+        let is_full = claimed >= usize::from(MAX_CLAIMS);
+        if is_full {
+            self.begin_scan()
+        } else {
+            Vec::new()
         }
-        let words = error.to_string();
-        if self.said.as_ref() != Some(&words) {
-            tracing::error!(%error, "dispatch keeps failing; retrying with back-off");
-            self.said = Some(words);
-        }
-        let pause = RETRY_PAUSE.0 * 2_u32.pow(self.times.min(10));
-        self.times += 1;
-        pause.min(RETRY_PAUSE.1)
+    }
+
+    fn succeeded(&mut self) {
+        self.logged = None;
+    }
+
+    /// Scans anew, as slots and lanes may have changed meanwhile.
+    fn renew(&mut self, _scan: Vec<Scan>, error: &StoreError) -> Vec<Scan> {
+        self.log(error);
+        self.context.registry.mark_all_active();
+        self.begin_scan()
+    }
+
+    fn fail(&mut self, _scan: Vec<Scan>, _error: StoreError) -> Vec<Scan> {
+        Vec::new()
     }
 }
 
 /// The lanes that still have steps: more candidates than were claimed, or as many as were asked for
 /// and so perhaps more; and lanes that were not scanned although retries joined them.
-fn lanes_left(
-    demand: &[LaneDemand],
-    read: &DispatchRead,
-    claimed: &[Claimed],
-    used_up: bool,
-) -> HashSet<i32> {
+fn lanes_left(read: &Read<ScanRows>, claimed: &[Claimed], is_used_up: bool) -> HashSet<i32> {
+    let ScanRows { demand, promoted } = &read.rows;
     let mut left: HashMap<i32, i32> = HashMap::default();
-    read.candidates
-        .iter()
-        .for_each(|c| *left.entry(c.lane_id).or_default() += 1);
+    for candidate in &read.candidates {
+        *left.entry(candidate.lane_id).or_default() += 1;
+    }
     let met = |lane: &&LaneDemand| left.get(&lane.lane_id).is_some_and(|n| *n >= lane.limit);
     let mut lanes: HashSet<i32> = demand.iter().filter(met).map(|lane| lane.lane_id).collect();
-    claimed
-        .iter()
-        .for_each(|c| *left.entry(c.lane_id).or_default() -= 1);
+    for claim in claimed {
+        *left.entry(claim.lane_id).or_default() -= 1;
+    }
     lanes.extend(
         left.into_iter()
             .filter(|(_, n)| *n > 0)
             .map(|(lane, _)| lane),
     );
-    if claimed.is_empty() && !used_up {
+    if claimed.is_empty() && !is_used_up {
         // Slots were free, yet nothing was claimed: no slot here takes these steps, and another
         // scan would not change that.
         lanes.clear();
     }
-    let looked_at: HashSet<i32> = demand.iter().map(|lane| lane.lane_id).collect();
-    lanes.extend(
-        read.promoted
-            .iter()
-            .filter(|lane| !looked_at.contains(lane)),
-    );
+    let scanned: HashSet<i32> = demand.iter().map(|lane| lane.lane_id).collect();
+    lanes.extend(promoted.iter().filter(|lane| !scanned.contains(lane)));
     lanes
 }
 
 /// The number of candidates per lane and size.
 fn per_lane(candidates: &[Candidate]) -> BTreeMap<(i32, Reverse<i32>), usize> {
     let mut lanes = BTreeMap::new();
-    candidates
-        .iter()
-        .for_each(|c| *lanes.entry((c.lane_id, Reverse(c.bytes))).or_default() += 1);
+    for candidate in candidates {
+        let key = (candidate.lane_id, Reverse(candidate.bytes));
+        *lanes.entry(key).or_default() += 1;
+    }
     lanes
 }

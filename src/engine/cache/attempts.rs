@@ -85,6 +85,9 @@ impl AttemptCache {
 
     /// Updates the cache from a committed transaction.
     pub fn update(&self, changes: &Changes, now: SystemTime) {
+        if !concerns_attempts(changes) {
+            return;
+        }
         let mut cache = self.lock();
         if cache.len() > MAX_TASKS {
             cache.clear();
@@ -145,6 +148,16 @@ impl AttemptCache {
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, CachedTask>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the cache depends on these changes. It has no claims of waiting steps, whose rows were
+/// not written here.
+fn concerns_attempts(changes: &Changes) -> bool {
+    !(changes.tasks.is_empty()
+        && changes.new_tasks.is_empty()
+        && changes.new_live.is_empty()
+        && changes.ended.is_empty()
+        && given_up(changes).next().is_none())
 }
 
 /// The attempts that ended without ending their step.

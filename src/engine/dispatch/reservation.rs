@@ -80,8 +80,11 @@ impl Registry {
         self: &Arc<Self>,
         lanes: &BTreeMap<(i32, Reverse<i32>), usize>,
     ) -> SlotReservation {
-        let mut all = self.lock();
         let mut slots: HashMap<Uuid, ReservedSlots> = HashMap::default();
+        if lanes.is_empty() {
+            return SlotReservation::new(self, slots);
+        }
+        let mut all = self.lock();
         let mut take = |c: &mut ConnectedWorker, n: usize| {
             c.reserved += n;
             let s = slots
@@ -117,13 +120,7 @@ impl Registry {
             }
         }
         drop(all);
-        let slots = slots.into_values().collect();
-        SlotReservation {
-            registry: Arc::clone(self),
-            slots,
-            allocated: Vec::new(),
-            weights: Vec::new(),
-        }
+        SlotReservation::new(self, slots)
     }
 }
 
@@ -137,6 +134,15 @@ impl ReservedSlots {
 }
 
 impl SlotReservation {
+    fn new(registry: &Arc<Registry>, slots: HashMap<Uuid, ReservedSlots>) -> Self {
+        Self {
+            registry: Arc::clone(registry),
+            slots: slots.into_values().collect(),
+            allocated: Vec::new(),
+            weights: Vec::new(),
+        }
+    }
+
     /// Whether no slot was reserved.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
@@ -145,6 +151,9 @@ impl SlotReservation {
     /// The active lanes of the reserved workers, with the number of steps that could take a slot.
     /// Idle lanes need no scan and are left out.
     pub fn demand(&self) -> Vec<LaneDemand> {
+        if self.is_empty() {
+            return Vec::new();
+        }
         let mut demand = demand_of(
             self.slots
                 .iter()
@@ -258,6 +267,9 @@ pub fn deliver(
 
 impl Drop for SlotReservation {
     fn drop(&mut self) {
+        if self.is_empty() {
+            return;
+        }
         self.weights
             .iter()
             .for_each(|(queued, bytes)| queued.subtract(*bytes));
