@@ -223,18 +223,21 @@ impl Run {
         status.code()
     }
 
+    /// Registers a template, also if the server or its database is busy: that can be repeated.
     async fn register(&mut self, yaml: String) -> Result<bool, Code> {
-        let answer = self
-            .client
-            .templates
-            .register_template(RegisterTemplateRequest {
-                yaml,
+        loop {
+            let request = RegisterTemplateRequest {
+                yaml: yaml.clone(),
                 deny_warnings: false,
-            })
-            .await;
-        answer
-            .map(|response| response.into_inner().created)
-            .map_err(|status| self.code(&status))
+            };
+            match self.client.templates.register_template(request).await {
+                Ok(response) => return Ok(response.into_inner().created),
+                Err(status) if status.code() == Code::Unavailable => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(status) => return Err(status.code()),
+            }
+        }
     }
 
     async fn submit(
