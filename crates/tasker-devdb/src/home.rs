@@ -10,12 +10,9 @@
 
 use std::{
     env,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::{
-        fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
-        process::CommandExt as _,
-    },
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
     thread,
@@ -30,6 +27,7 @@ use crate::{
     options::Options,
     owner::Owner,
     process::{describe, postmaster_of},
+    tree::{copy_tree, create_dir, remove_tree, sync, sync_tree},
 };
 
 /// With less free memory, even temporary data goes to the disk.
@@ -425,19 +423,6 @@ fn lock(dir: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-fn create_dir(dir: &Path, mode: u32) -> Result<(), Error> {
-    if let Some(parent) = dir.parent() {
-        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    }
-    match DirBuilder::new().mode(mode).create(dir) {
-        // The umask may have removed bits.
-        Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(mode))
-            .map_err(Error::io("set the mode of", dir)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        Err(e) => Err(Error::io("create", dir)(e)),
-    }
-}
-
 fn write_secret(path: &Path, secret: &str) -> Result<(), Error> {
     let file = OpenOptions::new()
         .write(true)
@@ -451,45 +436,6 @@ fn write_secret(path: &Path, secret: &str) -> Result<(), Error> {
 
 fn read(path: &Path) -> Result<String, Error> {
     fs::read_to_string(path).map_err(Error::io("read", path))
-}
-
-/// Copies a folder's content into another, which may exist; folders below it get the server's user
-/// and mode 0700.
-fn copy_tree(from: &Path, to: &Path, owner: Option<&Owner>) -> Result<(), Error> {
-    for entry in fs::read_dir(from).map_err(Error::io("read", from))? {
-        let entry = entry.map_err(Error::io("read", from))?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type().map_err(Error::io("read", &source))?;
-        if kind.is_dir() {
-            create_dir(&target, 0o700)?;
-            copy_tree(&source, &target, owner)?;
-        } else {
-            fs::copy(&source, &target).map_err(Error::io("copy", &source))?;
-        }
-        if let Some(owner) = owner {
-            owner
-                .own(&target)
-                .map_err(Error::io("give away", &target))?;
-        }
-    }
-    Ok(())
-}
-
-/// Writes a folder's files and names to the disk.
-fn sync_tree(dir: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let entry = entry.map_err(Error::io("read", dir))?;
-        match entry.file_type().map_err(Error::io("read", entry.path()))? {
-            kind if kind.is_dir() => sync_tree(&entry.path())?,
-            _ => sync(&entry.path())?,
-        }
-    }
-    sync(dir)
-}
-
-fn sync(path: &Path) -> Result<(), Error> {
-    let synced = File::open(path).and_then(|file| file.sync_all());
-    synced.map_err(Error::io("sync", path))
 }
 
 /// Starts a small process that waits for the end of this one, however it ends, then for the end of
@@ -516,13 +462,4 @@ fn remove_when_we_end(dir: &Path) -> Result<ChildStdin, Error> {
     // Reaped when it ends, which is when the cluster is dropped.
     thread::spawn(move || broom.wait());
     Ok(lifeline)
-}
-
-/// Best effort: a folder that cannot be removed does no harm.
-fn remove_tree(dir: &Path) {
-    if let Err(error) = fs::remove_dir_all(dir)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(dir = %dir.display(), %error, "cannot remove a folder");
-    }
 }

@@ -11,6 +11,7 @@ mod home;
 mod options;
 mod owner;
 mod process;
+mod tree;
 
 pub use cluster::Cluster;
 pub use error::Error;
