@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::types::{FieldTypes, Kinds, Type};
+use super::types::{FieldTypes, Kinds, Listed, Type};
 use crate::schema::{self, Anchors};
 
 /// The most parts that are read of all schemas of one template, with their references followed; a
@@ -174,12 +174,14 @@ impl<'s> SchemaReader<'s> {
                 .fold(Kinds::NONE, Kinds::or),
             _ => Kinds::ANY,
         };
-        let values: Option<Arc<Vec<Value>>> = match (schema.get("const"), schema.get("enum")) {
-            (Some(value), _) => Some(Arc::new(vec![value.clone()])),
-            (None, Some(Value::Array(values))) => Some(Arc::new(values.clone())),
+        let values = match (schema.get("const"), schema.get("enum")) {
+            (Some(value), _) => Some(std::slice::from_ref(value)),
+            (None, Some(Value::Array(values))) => Some(values.as_slice()),
             _ => None,
         };
-        let of_values = values.as_ref().map(|values| {
+        // A list is read again with each reference to it, as the parts of a schema are.
+        self.parts += values.map_or(0, <[Value]>::len);
+        let of_values = values.map(|values| {
             values
                 .iter()
                 .map(Kinds::of_value)
@@ -194,7 +196,7 @@ impl<'s> SchemaReader<'s> {
         };
         Type {
             kinds: kinds.and(of_values.unwrap_or(Kinds::ANY)),
-            values,
+            values: values.and_then(Listed::of).map(Arc::new),
             item,
             fields: self.fields(schema),
         }
@@ -218,13 +220,9 @@ impl<'s> SchemaReader<'s> {
             .flatten()
             .map(|(name, part)| (name.clone(), self.read(part)))
             .collect();
-        for name in schema
-            .get("required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-        {
+        let required = schema.get("required").and_then(Value::as_array);
+        self.parts += required.map_or(0, Vec::len);
+        for name in required.into_iter().flatten().filter_map(Value::as_str) {
             // A required field exists, although no schema describes it.
             known.entry(name.to_owned()).or_insert(Type::ANY);
         }

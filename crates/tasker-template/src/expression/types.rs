@@ -1,6 +1,6 @@
 //! The static types of expressions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::values::is_integer;
 use crate::text::shorten;
 
-/// The most pairs of allowed values that a check compares.
-const MAX_COMPARED: usize = 2_000;
+/// The most allowed values of a type that an expression joins from two types, and the most that it
+/// searches among those of another.
+const MAX_JOINED: usize = 100;
 /// The most allowed values that a message lists.
 const MAX_NAMED: usize = 8;
 
@@ -109,7 +110,7 @@ impl Kinds {
 pub struct Type {
     pub(super) kinds: Kinds,
     /// The only possible values, if the schema lists them.
-    pub(super) values: Option<Arc<Vec<Value>>>,
+    pub(super) values: Option<Arc<Listed>>,
     /// The type of a list's items.
     pub(super) item: Option<Arc<Type>>,
     /// The types of a map's fields; `None` if no schema describes them.
@@ -129,6 +130,55 @@ fn common<T>(
         (_, false) => own,
         (false, true) => other.cloned(),
         (true, true) => own.filter(|own| other.is_some_and(|other| Arc::ptr_eq(own, other))),
+    }
+}
+
+/// The values that a schema lists, as JSON texts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Listed {
+    /// In the order of the schema.
+    texts: Vec<String>,
+    known: HashSet<String>,
+}
+
+impl Listed {
+    /// `None` if a value can equal another one with a different text: numbers (1 and 1.0), maps and
+    /// lists.
+    pub fn of(values: &[Value]) -> Option<Listed> {
+        let has_one_text =
+            |value: &Value| value.is_string() || value.is_boolean() || value.is_null();
+        values.iter().all(has_one_text).then(|| {
+            let mut listed = Listed::default();
+            values
+                .iter()
+                .for_each(|value| listed.add(value.to_string()));
+            listed
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    fn add(&mut self, text: String) {
+        if self.known.insert(text.clone()) {
+            self.texts.push(text);
+        }
+    }
+
+    fn extend(&mut self, other: &Listed) {
+        other.texts.iter().for_each(|text| self.add(text.clone()));
+    }
+
+    /// Whether the lists have no common value. Two long ones are not compared: each expression may
+    /// compare them again.
+    fn excludes(&self, other: &Listed) -> bool {
+        let (fewer, more) = if self.len() <= other.len() {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        fewer.len() <= MAX_JOINED && !fewer.texts.iter().any(|text| more.known.contains(text))
     }
 }
 
@@ -176,7 +226,7 @@ impl Type {
 
     pub(super) fn constant(value: &Value) -> Type {
         Type {
-            values: Some(Arc::new(vec![value.clone()])),
+            values: Listed::of(std::slice::from_ref(value)).map(Arc::new),
             ..Type::of(Kinds::of_value(value))
         }
     }
@@ -249,7 +299,7 @@ impl Type {
             (own, _) => *own = None,
         }
         match (&mut self.values, &other.values) {
-            (Some(own), Some(more)) => Arc::make_mut(own).extend(more.iter().cloned()),
+            (Some(own), Some(more)) => Arc::make_mut(own).extend(more),
             (own, _) => *own = None,
         }
         self.kinds = self.kinds.or(other.kinds);
@@ -261,8 +311,9 @@ impl Type {
     pub(super) fn union(self, other: &Type) -> Type {
         let kinds = self.kinds.or(other.kinds);
         let values = match (self.values, &other.values) {
-            (Some(own), Some(more)) if own.len() + more.len() <= MAX_COMPARED => {
-                Some(Arc::new(own.iter().chain(more.iter()).cloned().collect()))
+            (Some(mut own), Some(more)) if own.len() + more.len() <= MAX_JOINED => {
+                Arc::make_mut(&mut own).extend(more);
+                Some(own)
             }
             _ => None,
         };
@@ -291,10 +342,7 @@ impl Type {
         let (Some(own), Some(more)) = (&self.values, &other.values) else {
             return false;
         };
-        // Long lists are not compared: each expression may compare them again.
-        own.len().saturating_mul(more.len()) <= MAX_COMPARED
-            // Two numbers may be equal although their texts differ.
-            && !own.iter().any(|value| value.is_number() || more.contains(value))
+        own.excludes(more)
     }
 
     /// The known values for an error message, separated by commas; empty if they are not known.
@@ -308,9 +356,10 @@ impl Type {
             ""
         };
         let named: Vec<String> = values
+            .texts
             .iter()
             .take(MAX_NAMED)
-            .map(|value| shorten(&value.to_string()))
+            .map(|text| shorten(text))
             .collect();
         format!("{}{more}", named.join(", "))
     }

@@ -15,6 +15,8 @@ use crate::budget::{Budget, TooCostly};
 
 /// Steps to find the defaults of one schema.
 const PLACE: u64 = 12;
+/// Bytes of a reference that cost as much as one step.
+const REFERENCE_BYTES_PER_STEP: usize = 16;
 /// The most text that may be added to one value, in bytes of JSON.
 pub const MAX_ADDED_BYTES: usize = 1024 * 1024;
 /// Largest depth of a completed value: the depth allowed to a client's document, doubled to leave
@@ -98,7 +100,7 @@ impl<'s> Filler<'s> {
         if !self.is_only_ref(schema) {
             all.push(schema);
         }
-        for other in self.beside(schema) {
+        for other in self.beside(schema)? {
             self.expand(other, all)?;
         }
         Ok(())
@@ -184,7 +186,7 @@ impl<'s> Filler<'s> {
         if let Some(default) = schema.get("default").filter(|_| !self.is_only_ref(schema)) {
             return Ok(Some(default));
         }
-        for other in self.beside(schema) {
+        for other in self.beside(schema)? {
             if let Some(default) = self.default_of(other)? {
                 return Ok(Some(default));
             }
@@ -194,18 +196,22 @@ impl<'s> Filler<'s> {
 
     /// The schemas that apply to the same value unconditionally. They contain no loops, since
     /// compilation refuses those.
-    fn beside(&self, schema: &'s Map<String, Value>) -> Vec<&'s Value> {
-        let reference = |keyword: &&str| {
-            let target = self
-                .survey
-                .target(schema.get(*keyword)?.as_str()?, self.root)?;
-            self.root.pointer(&target)
-        };
-        let mut beside: Vec<&Value> = REFERENCES.iter().filter_map(reference).collect();
+    fn beside(&self, schema: &'s Map<String, Value>) -> Result<Vec<&'s Value>, TooCostly> {
+        let references = REFERENCES
+            .iter()
+            .filter_map(|keyword| schema.get(*keyword)?.as_str());
+        let mut beside = Vec::new();
+        for reference in references {
+            // Each visit decodes the reference and follows its pointer.
+            self.budget
+                .spend((reference.len() / REFERENCE_BYTES_PER_STEP) as u64)?;
+            let target = self.survey.target(reference, self.root);
+            beside.extend(target.and_then(|target| self.root.pointer(&target)));
+        }
         if let Some(Value::Array(all)) = schema.get("allOf").filter(|_| !self.is_only_ref(schema)) {
             beside.extend(all);
         }
-        beside
+        Ok(beside)
     }
 
     fn is_only_ref(&self, schema: &Map<String, Value>) -> bool {

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use jsonschema::Draft;
 use serde_json::{Map, Value};
@@ -13,25 +14,38 @@ use serde_json::{Map, Value};
 use super::keywords::{self, Shape};
 use super::pointer;
 
-/// The same schema with no identity below the top.
-pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
+/// The longest URI of a part, in bytes. Each place of the part refers to it, here and in the
+/// validator.
+pub(super) const MAX_URI_BYTES: usize = 1_024;
+
+/// The same schema with no identity below the top; `None` if a URI is too long, or if the
+/// references become too long.
+pub(super) fn flatten(root: &Value, draft: Draft) -> Option<Cow<'_, Value>> {
     let mut finder = Finder {
         draft,
         resources: HashMap::new(),
         anchors: HashMap::new(),
         places: Vec::new(),
         inner: 0,
+        has_long_uri: false,
     };
-    let base = identity(root, draft).unwrap_or_default().to_owned();
+    let base: Rc<str> = identity(root, draft).unwrap_or_default().into();
+    if base.len() > MAX_URI_BYTES {
+        return None;
+    }
     finder
         .resources
         .insert(without_fragment(&base).to_owned(), String::new());
-    finder.visit(root, String::new(), &base, "");
+    finder.visit(root, String::new(), &base, &Rc::from(""));
+    if finder.has_long_uri {
+        return None;
+    }
     // Most schemas have no inner identity, and are not copied.
     if finder.inner == 0 {
-        return Cow::Borrowed(root);
+        return Some(Cow::Borrowed(root));
     }
     let mut flat = root.clone();
+    let mut bytes = 0;
     for place in &finder.places {
         let Some(Value::Object(schema)) = flat.pointer_mut(&place.pointer) else {
             continue;
@@ -54,17 +68,21 @@ pub(super) fn flatten(root: &Value, draft: Draft) -> Cow<'_, Value> {
             // A reference without a target in its own part must not resolve to the same pointer of
             // the whole schema, so it is rewritten too.
             *reference = format!("#{}", pointer::to_fragment(&target));
+            bytes += reference.len();
+            if bytes > pointer::MAX_POINTER_BYTES {
+                return None;
+            }
         }
     }
-    Cow::Owned(flat)
+    Some(Cow::Owned(flat))
 }
 
 /// A schema within the schema.
 struct Subschema {
     pointer: String,
     /// The URI and the pointer of the part that it belongs to.
-    base: String,
-    top: String,
+    base: Rc<str>,
+    top: Rc<str>,
 }
 
 struct Finder {
@@ -75,23 +93,26 @@ struct Finder {
     anchors: HashMap<(String, String), String>,
     places: Vec<Subschema>,
     inner: usize,
+    has_long_uri: bool,
 }
 
 impl Finder {
-    fn visit(&mut self, schema: &Value, at: String, base: &str, top: &str) {
+    fn visit(&mut self, schema: &Value, at: String, base: &Rc<str>, top: &Rc<str>) {
         let Value::Object(map) = schema else { return };
-        let (mut base, mut top) = (base.to_owned(), top.to_owned());
+        let (mut base, mut top) = (Rc::clone(base), Rc::clone(top));
         if let Some(id) = identity(schema, self.draft).filter(|_| !at.is_empty()) {
             self.inner += 1;
             // The older drafts write an anchor this way: it names a place, and begins no part of its
             // own.
             if let Some(name) = id.strip_prefix('#') {
                 self.anchors
-                    .insert((base.clone(), name.to_owned()), at.clone());
+                    .insert((base.to_string(), name.to_owned()), at.clone());
+            } else if base.len() + id.len() > MAX_URI_BYTES {
+                self.has_long_uri = true;
             } else {
-                base = join(&base, without_fragment(id));
-                top.clone_from(&at);
-                self.resources.insert(base.clone(), at.clone());
+                base = join(&base, without_fragment(id)).into();
+                top = at.as_str().into();
+                self.resources.insert(base.to_string(), at.clone());
             }
         }
         for (keyword, value) in map {
@@ -113,12 +134,12 @@ impl Finder {
         }
         self.places.push(Subschema {
             pointer: at,
-            base: without_fragment(&base).to_owned(),
+            base,
             top,
         });
     }
 
-    fn named(&mut self, named: &Map<String, Value>, at: &str, base: &str, top: &str) {
+    fn named(&mut self, named: &Map<String, Value>, at: &str, base: &Rc<str>, top: &Rc<str>) {
         for (name, schema) in named {
             self.visit(schema, pointer::join(at, name), base, top);
         }
@@ -130,9 +151,9 @@ impl Finder {
         let (uri, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         // A URI of no part is left to the survey, which reports it.
         let (top, base) = match uri {
-            "" => (place.top.as_str(), place.base.clone()),
+            "" => (&*place.top, without_fragment(&place.base).to_owned()),
             uri => {
-                let uri = join(&place.base, uri);
+                let uri = join(without_fragment(&place.base), uri);
                 (self.resources.get(&uri)?.as_str(), uri)
             }
         };

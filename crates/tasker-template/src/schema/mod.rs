@@ -126,7 +126,10 @@ impl ContextSchema {
         }
         // First of all: every later step addresses parts by their pointer from the top, which an
         // inner `$id` would redefine.
-        let schema = &*identity::flatten(schema, draft);
+        let Some(schema) = identity::flatten(schema, draft) else {
+            return Err(vec![long_uris()]);
+        };
+        let schema = &*schema;
         let mut problems = metaschema_problems(schema);
         if of_context && !survey::accepts_objects(schema) {
             let message =
@@ -403,7 +406,8 @@ impl Default for Allowance {
 pub(crate) fn flattened(schema: &Value) -> Option<std::borrow::Cow<'_, Value>> {
     match Draft::default().detect(schema) {
         Draft::Unknown => None,
-        draft => pointer::are_bounded(schema).then(|| identity::flatten(schema, draft)),
+        draft if pointer::are_bounded(schema) => identity::flatten(schema, draft),
+        _ => None,
     }
 }
 
@@ -455,6 +459,16 @@ fn long_pointers() -> SchemaProblem {
         message: format!(
             "the names in the schema are too long for its depth: its JSON pointers have more than {} bytes in all",
             pointer::MAX_POINTER_BYTES
+        ),
+    }
+}
+
+fn long_uris() -> SchemaProblem {
+    SchemaProblem {
+        pointer: String::new(),
+        message: format!(
+            "an `$id`, resolved against those around it, has more than {} bytes, or the references by it are too long",
+            identity::MAX_URI_BYTES
         ),
     }
 }

@@ -324,6 +324,37 @@ fn open_branch_permits_each_value_of_a_field() {
     in_context(&parts, "context.l.all(i, i.x == i.y)").expect("fields of both");
 }
 
+/// A large list behind many references is read as often as the bound of parts allows.
+#[test]
+fn types_of_large_lists_are_found_in_time() {
+    let values: Vec<String> = (0..10_000).map(|value| format!("v{value}")).collect();
+    let references: serde_json::Map<String, Value> = (0..5_000)
+        .map(|i| (format!("r{i}"), json!({"$ref": "#/$defs/e"})))
+        .collect();
+    let schema =
+        json!({"properties": references, "$defs": {"e": {"enum": values, "required": values}}});
+    let began = Instant::now();
+    let context = Type::of_context(Some(&schema));
+    for source in [
+        "context.r0 == 'v7'",
+        "context.r0 == context.r1",
+        "(true ? context.r0 : context.r1) == context.r2",
+        "context.r4999 == 'unread'",
+    ] {
+        let scope = Scope {
+            context: &context,
+            results: None,
+        };
+        Expression::condition(source, &scope).expect(source);
+    }
+    in_context(&schema, "context.r0 == 'v10000'").expect_err("not listed");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
 /// JSON Schema counts 1.0 as an integer, and so do expressions.
 #[test]
 fn integers_of_a_schema_are_integers_in_expressions() {

@@ -372,6 +372,23 @@ fn ordinary_documents_take_little_of_the_budget() {
     assert!(budget.spent() < MAX_JUDGING_STEPS / 2, "{}", budget.spent());
 }
 
+/// Each visit of a schema follows its reference, which may be long.
+#[test]
+fn long_references_count_against_the_budget() {
+    let name = "n".repeat(100_000);
+    let schema = ContextSchema::compile(&json!({
+        "properties": {"a": {"items": {"$ref": format!("#/$defs/{name}")}}},
+        "$defs": {name: {"properties": {"x": {"default": 1}}}}
+    }))
+    .expect("valid");
+    let text = format!(r#"{{"a":[{}]}}"#, ["{}"; 1_000].join(","));
+    let mut value = serde_json::from_str(&text).expect("JSON");
+    assert!(matches!(
+        schema.apply(&text, &mut value, &Budget::new()),
+        Err(Misfit::TooCostly(_))
+    ));
+}
+
 #[test]
 fn defaults_count_against_the_budget() {
     let schema = ContextSchema::compile(

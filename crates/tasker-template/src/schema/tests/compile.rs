@@ -382,6 +382,35 @@ fn schema_with_long_names_and_many_parts_is_refused() {
     );
 }
 
+/// The URI of a part is the base of each place in it.
+#[test]
+fn long_uris_are_refused() {
+    let with = |id: String, inner: &str| json!({"$id": id, "properties": {"a": {"$id": inner, "properties": {"b": {"$ref": "#/properties/c"}, "c": {}}}}});
+    let base = |bytes: usize| format!("https://example.com/{}", "n".repeat(bytes));
+    schema(with(base(900), "a"));
+    for (id, inner) in [(base(2_000), "a"), (base(900), &*"n".repeat(900))] {
+        let found = problems(with(id, inner));
+        assert!(found[0].contains("more than 1024 bytes"), "{found:?}");
+    }
+    // Each of many references by a short URI becomes a long pointer.
+    let references: serde_json::Map<String, Value> = (0..2_000)
+        .map(|i| (format!("r{i}"), json!({"$ref": "a"})))
+        .collect();
+    let far = |length: usize| {
+        json!({
+            "$id": "https://example.com/",
+            "properties": references,
+            "$defs": {"n".repeat(length): {"$id": "a"}}
+        })
+    };
+    schema(far(100));
+    let found = problems(far(20_000));
+    assert!(
+        found[0].contains("the references by it are too long"),
+        "{found:?}"
+    );
+}
+
 /// Any number of schemas may apply to one value: a document pays for each of them.
 #[test]
 fn many_schemas_for_one_value_compile_in_time() {
