@@ -49,7 +49,7 @@ impl TypeReader {
     pub fn of_context(&mut self, schema: Option<&Value>) -> Type {
         schema
             .map_or(Type::ANY, |schema| self.of_schema(schema))
-            .as_map()
+            .restricted_to_maps()
     }
 }
 

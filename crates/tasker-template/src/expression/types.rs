@@ -244,7 +244,7 @@ impl Type {
     }
 
     /// The type of a value that has this type and is a map.
-    pub(super) fn as_map(self) -> Type {
+    pub(super) fn restricted_to_maps(self) -> Type {
         self.both(&Type::of(Kinds::MAP))
     }
 
