@@ -154,7 +154,7 @@ fn failed_evaluation_states_the_reason() {
         (
             "context.a > 1",
             r#"{"a": 9007199254740992.5}"#,
-            "a number with a fraction is below 2^53",
+            "below 2^53",
         ),
         (
             "context.a + 1 == 2",
@@ -169,11 +169,7 @@ fn failed_evaluation_states_the_reason() {
         ),
         ("context.l[5] == 2", r#"{"l": []}"#, "out of bounds"),
         ("context.a < 'x'", r#"{"a": true}"#, "no matching overload"),
-        (
-            "1.0 / double(context.a)",
-            r#"{"a": 0.0}"#,
-            "not a number in JSON",
-        ),
+        ("1.0 / double(context.a)", r#"{"a": 0.0}"#, "not a number"),
     ] {
         let why = eval(source, context).expect_err(source);
         assert!(why.contains(message), "{source} of {context}: {why}");
