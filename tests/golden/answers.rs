@@ -1,6 +1,8 @@
 //! Answers beyond a client's default limit: the server pages them, or leaves out fields that a
 //! client can read alone.
 
+use std::time::Duration;
+
 use prost::Message as _;
 use tasker::proto::{
     GetStepRequest, GetTaskRequest, ListTasksRequest, ListWorkersRequest, PermanentError,
@@ -233,7 +235,7 @@ async fn list_of_failed_tasks_omits_error_contexts() {
 #[tokio::test]
 async fn workers_with_many_handlers_are_listed_in_pages() {
     const WORKERS: usize = 16;
-    let bench = Bench::new().await;
+    let bench = Bench::with_lease(Duration::from_secs(60)).await;
     let handlers: Vec<String> = (0..1_000).map(|i| format!("{i:0>255}")).collect();
     let handlers: Vec<&str> = handlers.iter().map(String::as_str).collect();
     let mut connected = Vec::new();

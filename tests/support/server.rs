@@ -91,8 +91,18 @@ pub struct Bench {
 
 impl Bench {
     pub async fn new() -> Self {
+        Self::with_lease(Duration::from_secs(2)).await
+    }
+
+    /// A long lease keeps workers whose test needs the machine for longer.
+    pub async fn with_lease(lease: Duration) -> Self {
         let db = TestDb::new().await;
-        let server = TestServer::start(&db).await;
+        let config = ServerConfig {
+            lease,
+            drain: Duration::from_secs(5),
+            ..Default::default()
+        };
+        let server = TestServer::start_with(&db, config).await;
         let client = server.client().await;
         Self { db, server, client }
     }
