@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{
-    Db, StoreError,
+    Db, StoreError, count,
     service::{policy::layered, state},
 };
 use crate::domain::{
@@ -124,7 +124,7 @@ pub async fn task(db: &Db, task_id: Uuid) -> Result<Option<Explained>, StoreErro
 }
 
 fn step(r: &Row) -> Result<StepFacts, StoreError> {
-    let count = |i: usize| u32::try_from(r.get::<_, i32>(i)).unwrap_or_default();
+    let count = |i: usize| count::count(r.get(i));
     let slots = count(34);
     let connected = count(33);
     // The retry limit, the parents and the lease are not in these rows; the caller adds them.
@@ -173,7 +173,7 @@ fn late(r: &Row) -> Option<LateFacts> {
     Some(LateFacts {
         at: r.get::<_, Option<SystemTime>>(57)?,
         outcome: OutcomeKind::from_name(r.get(58))?,
-        attempt: u32::try_from(r.get::<_, i32>(59)).unwrap_or_default(),
+        attempt: count::count(r.get(59)),
         ended_at: r.get(60),
         ended_as: OutcomeKind::from_name(r.get(61))?,
     })

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod bulk;
 pub mod collision_metrics;
 mod connect;
+mod count;
 pub mod db;
 pub mod deadline;
 pub mod documents;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::quota::QuotaShare,
-    store::{Db, StoreError},
+    store::{Db, StoreError, count::count},
 };
 
 /// The result of a read.
@@ -85,7 +85,7 @@ fn service_row(row: &Row, policies: &Policies) -> Result<ServiceRow, StoreError>
         service_id: row.get(0),
         version: row.get(3),
         state: state(row.get(4))?,
-        openings: u32::try_from(row.get::<_, i32>(13)).unwrap_or_default(),
+        openings: count(row.get(13)),
         age: row.get(5),
         until: row.get(6),
         forced: row.get::<_, Option<&str>>(7).map(state).transpose()?,

@@ -16,6 +16,7 @@ use crate::{
     },
     store::{
         Db, StoreError,
+        count::{column, count},
         deadline::{DeadlineClient, DeadlineTransaction},
     },
 };
@@ -141,8 +142,8 @@ impl<'a> CircuitTransaction<'a> {
                     service_id: row.get(0),
                     circuit: Circuit {
                         state: state(row.get(3))?,
-                        openings: unsigned(row.get(4)),
-                        probes_passed: unsigned(row.get(5)),
+                        openings: count(row.get(4)),
+                        probes_passed: count(row.get(5)),
                     },
                     policy: policies.of_service(&namespace, &service),
                     namespace,
@@ -187,16 +188,16 @@ impl<'a> CircuitTransaction<'a> {
                 &statement,
                 &[
                     &service.service_id,
-                    &signed(calls.calls),
-                    &signed(calls.failures),
+                    &column(calls.calls),
+                    &column(calls.failures),
                     &SLICES,
                     &service.policy.window_seconds,
                 ],
             )
             .await?;
         Ok(Calls {
-            calls: unsigned(row.get(0)),
-            failures: unsigned(row.get(1)),
+            calls: count(row.get(0)),
+            failures: count(row.get(1)),
         })
     }
 
@@ -204,7 +205,7 @@ impl<'a> CircuitTransaction<'a> {
     pub async fn count_probes(&self, service_id: i32, passed: u32) -> Result<(), StoreError> {
         let sql = "UPDATE services SET probes_passed = probes_passed + $2 WHERE service_id = $1";
         self.tx
-            .execute(sql, &[&service_id, &signed(passed)])
+            .execute(sql, &[&service_id, &column(passed)])
             .await?;
         Ok(())
     }
@@ -230,11 +231,11 @@ impl<'a> CircuitTransaction<'a> {
             &service.service_id,
             &change.state.as_str(),
             &change.until,
-            &signed(change.openings),
-            &signed(change.probes),
+            &column(change.openings),
+            &column(change.probes),
             &change.event.as_str(),
-            &calls.map(|calls| signed(calls.calls)),
-            &calls.map(|calls| signed(calls.failures)),
+            &calls.map(|calls| column(calls.calls)),
+            &calls.map(|calls| column(calls.failures)),
             &actor.map(|actor| actor.by.as_str()),
             &detail,
         ];
@@ -256,7 +257,7 @@ impl<'a> CircuitTransaction<'a> {
         self.tx.execute(sql, &[&id]).await?;
         let policy = &service.policy;
         let params: [&(dyn ToSql + Sync); 3] =
-            [&id, &policy.cool_down_seconds, &signed(policy.probes)];
+            [&id, &policy.cool_down_seconds, &column(policy.probes)];
         self.tx.execute(PROBE_ANEW, &params).await?;
         Ok(())
     }
@@ -328,12 +329,4 @@ impl<'a> CircuitTransaction<'a> {
         }
         self.tx.commit().await
     }
-}
-
-fn signed(n: u32) -> i32 {
-    i32::try_from(n).unwrap_or(i32::MAX)
-}
-
-fn unsigned(n: i32) -> u32 {
-    u32::try_from(n).unwrap_or_default()
 }

@@ -11,6 +11,7 @@ use crate::{
     domain::quota::{HeldShare, QuotaShare},
     store::{
         Db, StoreError,
+        count::{column, count},
         deadline::{DeadlineClient, DeadlineTransaction},
     },
 };
@@ -100,7 +101,7 @@ impl<'a> QuotaTransaction<'a> {
             .await?;
         Ok(row.map(|row| LockedQuota {
             version: row.get(0),
-            probes_left: unsigned(row.get(1)),
+            probes_left: count(row.get(1)),
             tokens: row.get(2),
             age: row.get(3),
         }))
@@ -110,7 +111,7 @@ impl<'a> QuotaTransaction<'a> {
     pub async fn shares(&self, server: Uuid, wanted: u32) -> Result<LockedShares, StoreError> {
         let mine = self.tx.prepare_cached(MINE).await?;
         self.tx
-            .execute(&mine, &[&self.service_id, &server, &signed(wanted)])
+            .execute(&mine, &[&self.service_id, &server, &column(wanted)])
             .await?;
         let all = self.tx.prepare_cached(ALL).await?;
         let rows = self
@@ -126,14 +127,14 @@ impl<'a> QuotaTransaction<'a> {
             }
             locked.ids.push(row.get(0));
             locked.shares.push(HeldShare {
-                count: unsigned(row.get(2)),
-                wanted: unsigned(row.get(3)),
+                count: count(row.get(2)),
+                wanted: count(row.get(3)),
                 used: 0,
                 alive: row.get(4),
             });
         }
         for row in &used {
-            let (share_id, attempts): (i32, u32) = (row.get(0), unsigned(row.get(1)));
+            let (share_id, attempts): (i32, u32) = (row.get(0), count(row.get(1)));
             locked.running += attempts;
             match locked.ids.iter().position(|id| *id == share_id) {
                 Some(i) => locked.shares[i].used = attempts,
@@ -146,7 +147,7 @@ impl<'a> QuotaTransaction<'a> {
     /// Writes new counts, in the order of the shares' ids.
     pub async fn set_counts(&self, counts: &[NewCount]) -> Result<(), StoreError> {
         let ids: Vec<i32> = counts.iter().map(|new| new.share_id).collect();
-        let values: Vec<i32> = counts.iter().map(|new| signed(new.count)).collect();
+        let values: Vec<i32> = counts.iter().map(|new| column(new.count)).collect();
         let raised: Vec<bool> = counts.iter().map(|new| new.raise_term).collect();
         let set = self.tx.prepare_cached(SET).await?;
         self.tx.execute(&set, &[&ids, &values, &raised]).await?;
@@ -157,7 +158,7 @@ impl<'a> QuotaTransaction<'a> {
     pub async fn set_probes_left(&self, left: u32) -> Result<(), StoreError> {
         let sql = "UPDATE services SET probes_left = $2 WHERE service_id = $1";
         self.tx
-            .execute(sql, &[&self.service_id, &signed(left)])
+            .execute(sql, &[&self.service_id, &column(left)])
             .await?;
         Ok(())
     }
@@ -178,7 +179,7 @@ impl<'a> QuotaTransaction<'a> {
         let row = self.tx.query_one(&statement, &[&share_id]).await?;
         Ok(QuotaShare {
             share_id,
-            count: signed(count),
+            count: column(count),
             term: row.get(0),
         })
     }
@@ -209,12 +210,4 @@ pub async fn prune(db: &Db) -> Result<(), StoreError> {
                   AND NOT EXISTS (SELECT FROM queue q WHERE q.worker_id IS NOT NULL AND q.share_id = s.share_id)";
     client.execute(sql, &[]).await?;
     Ok(())
-}
-
-fn signed(n: u32) -> i32 {
-    i32::try_from(n).unwrap_or(i32::MAX)
-}
-
-fn unsigned(n: i32) -> u32 {
-    u32::try_from(n).unwrap_or_default()
 }
