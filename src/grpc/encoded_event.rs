@@ -2,78 +2,69 @@
 
 use std::time::Duration;
 
-use prost::{
-    Message as _,
-    encoding::{WireType, encode_key, encode_varint},
-};
-use tokio_util::bytes::{BufMut as _, BytesMut};
+use prost::Message as _;
+use tokio_util::bytes::BytesMut;
 use uuid::Uuid;
 
 use super::convert::{event_type, outcome, timestamp};
 use crate::{engine::NamedEvent, proto};
 
-/// Appends the event. Texts are encoded from their places, without a copy into a message, which
-/// would allocate a dozen times per event; so they follow the numbers, which is valid as fields
-/// have no order on the wire.
+/// Appends the event. It is encoded once for all subscribers, so the copies of its texts cost
+/// little.
 pub fn encode(named: &NamedEvent, to: &mut BytesMut) {
+    // It fails only without space, and the buffer grows.
+    let _ = message(named).encode(to);
+}
+
+fn message(named: &NamedEvent) -> proto::Event {
     let event = &named.event;
-    let ms = |time: Option<Duration>| {
-        time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
-    };
-    let numbers = proto::Event {
+    let step = named.step();
+    proto::Event {
         r#type: event
             .kind
             .map_or(proto::EventType::Unspecified, event_type)
             .into(),
         seq: event.seq,
         at: Some(timestamp(event.at)),
+        namespace: text(named.namespace()),
+        task_name: text(named.task_name()),
+        version: text(named.version()),
+        task_id: id(event.task_id),
+        correlation_id: text(named.correlation_id()),
+        step: text(step.map(|step| step.name.as_str())),
+        service: text(named.service()),
+        handler: text(step.map(|step| step.handler.as_str())),
         attempt: event.attempt.unwrap_or_default(),
         outcome: event
             .outcome
             .map_or(proto::AttemptOutcome::Unspecified, outcome)
             .into(),
         charged: event.charged.unwrap_or_default(),
-        run_ms: ms(named.run()),
-        wait_ms: ms(named.wait()),
+        run_ms: milliseconds(named.run()),
+        wait_ms: milliseconds(named.wait()),
+        error_code: text(event.error_code.as_deref()),
+        error_message: text(event.error_message.as_deref()),
         next_attempt_at: event.next_attempt_at.map(timestamp),
-        ..proto::Event::default()
-    };
-    // It fails only without space, and the buffer grows.
-    let _ = numbers.encode(to);
-    let step = named.step();
-    let texts = [
-        (4, named.namespace()),
-        (5, named.task_name()),
-        (6, named.version()),
-        (8, named.correlation_id()),
-        (9, step.map(|step| step.name.as_str())),
-        (10, named.service()),
-        (11, step.map(|step| step.handler.as_str())),
-        (17, event.error_code.as_deref()),
-        (18, event.error_message.as_deref()),
-        (21, named.worker_name()),
-        (22, event.detail.as_deref()),
-        (23, event.actor.as_deref()),
-    ];
-    for (tag, text) in texts {
-        put(tag, text.unwrap_or_default(), to);
-    }
-    for (tag, id) in [(7, event.task_id), (20, event.worker_id)] {
-        // Without the formatter, which costs several times as much.
-        let mut buffer = Uuid::encode_buffer();
-        put(
-            tag,
-            id.map_or("", |id| id.hyphenated().encode_lower(&mut buffer)),
-            to,
-        );
+        worker_id: id(event.worker_id),
+        worker_name: text(named.worker_name()),
+        detail: text(event.detail.as_deref()),
+        actor: text(event.actor.as_deref()),
     }
 }
 
-/// A text field. An empty text is omitted.
-fn put(tag: u32, text: &str, to: &mut BytesMut) {
-    if !text.is_empty() {
-        encode_key(tag, WireType::LengthDelimited, to);
-        encode_varint(text.len() as u64, to);
-        to.put_slice(text.as_bytes());
-    }
+fn text(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_owned()
+}
+
+fn id(id: Option<Uuid>) -> String {
+    // Without the formatter, which costs several times as much.
+    let mut buffer = Uuid::encode_buffer();
+    id.map_or_else(String::new, |id| {
+        id.hyphenated().encode_lower(&mut buffer).to_owned()
+    })
+}
+
+/// None beyond the range of the protocol, which is longer than the time since 1970.
+fn milliseconds(time: Option<Duration>) -> Option<i64> {
+    i64::try_from(time?.as_millis()).ok()
 }
