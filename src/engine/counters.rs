@@ -31,7 +31,7 @@ impl Counter {
     }
 }
 
-/// A histogram with fixed buckets.
+/// A histogram with fixed buckets. That of `prometheus-client` takes a lock for each value.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],
