@@ -24,10 +24,10 @@ step_templates:
   - {name: e, handler_class: h, depends_on_steps: [d]}
 ";
 
-/// For an optimised build. The limit is higher without optimisation, as this test often runs beside
-/// others.
+/// For an optimised build. Without optimisation this test often runs beside others, and the limit
+/// only excludes timers: the shortest one, of 50 ms, would add 250 ms to five hand-overs.
 const P50: Duration = if cfg!(debug_assertions) {
-    Duration::from_millis(60)
+    Duration::from_millis(200)
 } else {
     Duration::from_millis(15)
 };
