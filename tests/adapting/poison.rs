@@ -85,7 +85,7 @@ async fn step_does_not_wait_for_conditions_over_large_documents() {
         // Its step ends, by its verdicts or by its budget; only its own conditions decide which
         // children stay open.
         let mut client = bench.server.client().await;
-        let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        let ended = tokio::time::timeout(Duration::from_secs(180), async {
             loop {
                 let task = crate::support::server::get(&mut client, &id).await;
                 let done = task
