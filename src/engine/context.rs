@@ -53,13 +53,13 @@ impl EngineContext {
         db: Db,
         templates: Arc<TemplateCache>,
         admission: Admission,
-        membership: Membership,
         events: Events,
         metrics: Arc<Metrics>,
         traces: Traces,
         loops: &Loops,
     ) -> Self {
         let health = events.health().clone();
+        let membership = Membership::new(admission.server_id());
         Self {
             db,
             templates,

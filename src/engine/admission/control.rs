@@ -75,6 +75,11 @@ impl Admission {
         }
     }
 
+    /// The server whose quota shares these are.
+    pub fn server_id(&self) -> Uuid {
+        self.refresher.server_id
+    }
+
     /// A reservation for one transaction.
     pub fn reserve(&self) -> CapacityReservation {
         CapacityReservation::new(self.services.clone())

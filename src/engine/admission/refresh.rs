@@ -41,7 +41,7 @@ struct LastReading {
 /// Reads the services' rows. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Refresher {
-    server_id: Uuid,
+    pub(super) server_id: Uuid,
     services: SharedServices,
     /// Serialises refreshes, so that an older reading never replaces a newer one, which may have
     /// services that it lacks.
