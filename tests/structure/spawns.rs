@@ -56,7 +56,7 @@ fn spawns(source: &Source) -> Vec<usize> {
 fn spawned_tasks_have_an_owner_or_a_reason() {
     let is_checked = |source: &Source| {
         let owned = |folder: &&str| source.path.starts_with(folder);
-        !source.is_test() && !OWNED_BY_THE_PROCESS.iter().any(|folder| owned(folder))
+        !source.is_test() && !OWNED_BY_THE_PROCESS.iter().any(owned)
     };
     let mut bare = BTreeSet::new();
     for source in files(Path::new("src")).iter().filter(|s| is_checked(s)) {
