@@ -122,7 +122,7 @@ impl Numeric {
         let (limit, multiple, integer) = if form.is_plain() {
             (1, 1, 1)
         } else {
-            (8 + form.digits / 6, form.fraction(), form.integer())
+            (8 + form.digits / 6, form.fraction(), form.exact())
         };
         [
             self.plain_limits.saturating_mul(limit),

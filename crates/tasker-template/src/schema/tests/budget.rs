@@ -158,6 +158,8 @@ fn cost_includes_each_number() {
                 json!({"items": {"minimum": make(0)}}),
                 json!({"items": {"multipleOf": make(0)}}),
                 json!({"items": {"type": "integer", "minimum": -5, "maximum": 5}}),
+                json!({"items": {"type": "integer"}}),
+                json!({"items": {"minimum": -5}}),
                 json!({"items": {"multipleOf": 3}}),
                 json!({"items": {"minimum": 0.5, "multipleOf": 0.01}}),
             ] {
