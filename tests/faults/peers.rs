@@ -17,8 +17,8 @@ use crate::{
     },
 };
 
-/// Time limit for a notification from one server to the other, less than the interval in which a
-/// server without notifications looks (`engine/cluster/notifications.rs`).
+/// Time limit for a notification from one server to the other, on a busy machine. It is longer than
+/// the second in which a server looks without notifications, so it does not exclude that.
 const CROSSING: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
