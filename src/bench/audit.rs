@@ -35,8 +35,8 @@ pub async fn audit(stage: &Stage, chains: &[Uuid], runs: &[Run]) -> Result<Audit
 
 /// The steps of a chain that are not complete.
 fn undone(chain: &Uuid, complete: &HashMap<Uuid, i64>) -> u64 {
-    let steps = complete.get(chain).copied().unwrap_or_default();
-    (CHAIN_STEPS as u64).saturating_sub(u64::try_from(steps).unwrap_or_default())
+    let steps = complete.get(chain).map_or(0, |steps| steps.unsigned_abs());
+    (CHAIN_STEPS as u64).saturating_sub(steps)
 }
 
 fn compare(

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         attempt::OutcomeKind, event::EventType, progress::StepSet, size::DEFAULT_ASSIGNMENT_BYTES,
-        step::StepState, task::TaskState,
+        step::StepState, task::TaskState, worker::Registration,
     },
     store::{
         StoreError,
@@ -64,15 +64,17 @@ async fn hold(stage: &Stage, time: Duration) -> Result<Uuid, StoreError> {
     let new = NewWorker {
         worker_id,
         server_id: Uuid::nil(),
-        name: "bare SQL".into(),
-        build_id: String::new(),
-        namespaces: Vec::new(),
-        handlers: vec!["bench.bare".into()],
-        max_concurrent_steps: 1,
-        max_assignment_bytes: DEFAULT_ASSIGNMENT_BYTES,
-        labels: "{}".into(),
-        previous: None,
-        held: Vec::new(),
+        registration: Registration {
+            name: "bare SQL".into(),
+            build_id: String::new(),
+            namespaces: Vec::new(),
+            handlers: vec!["bench.bare".into()],
+            max_concurrent_steps: 1,
+            max_assignment_bytes: DEFAULT_ASSIGNMENT_BYTES,
+            labels: "{}".into(),
+            previous: None,
+            held: Vec::new(),
+        },
     };
     worker::register(&stage.db, &new, 2 * time + Duration::from_secs(60)).await?;
     Ok(worker_id)

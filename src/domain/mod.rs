@@ -16,3 +16,4 @@ pub mod size;
 pub mod step;
 pub mod task;
 pub mod time;
+pub mod worker;

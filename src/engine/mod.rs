@@ -82,7 +82,7 @@ pub use self::{
         retire::RetireError,
     },
     plan::{compiled::Plan, task_plan::TaskPlan},
-    session::{FromWorker, Registration, RegistrationError, WorkerSession},
+    session::{FromWorker, RegistrationError, WorkerSession},
     submission::{
         queue::retry_after,
         request::{IntakeError, Submission, Submitted, Violated},
@@ -105,7 +105,7 @@ pub use self::{
     observe::pulse::Pulses,
 };
 use crate::{
-    domain::{circuit::CircuitState, order::Order, policy::Settings},
+    domain::{circuit::CircuitState, order::Order, policy::Settings, worker::Registration},
     store::{
         Db, StoreError,
         explain::{self, Explained},

@@ -17,8 +17,8 @@ use crate::{
         attempt::{Failure, MAX_ERROR_CONTEXT_BYTES, MAX_RESULT_BYTES, MAX_RETRY_AFTER, Outcome},
         lease::Lease,
         size::{DEFAULT_ASSIGNMENT_BYTES, MAX_ASSIGNMENT_BYTES, MIN_ASSIGNMENT_BYTES},
+        worker::Registration,
     },
-    engine::Registration,
     proto::{self, step_result::Outcome as Answer},
 };
 

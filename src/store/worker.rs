@@ -6,23 +6,14 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Db, StoreError};
-use crate::domain::{attempt::Outcome, lease::Lease};
+use crate::domain::{attempt::Outcome, lease::Lease, worker::Registration};
 
-/// A worker that registers.
+/// A new connection of a worker.
 #[derive(Clone, Debug)]
 pub struct NewWorker {
     pub worker_id: Uuid,
     pub server_id: Uuid,
-    pub name: String,
-    pub build_id: String,
-    pub namespaces: Vec<String>,
-    pub handlers: Vec<String>,
-    pub max_concurrent_steps: i32,
-    pub max_assignment_bytes: i32,
-    /// JSON object.
-    pub labels: String,
-    pub previous: Option<Uuid>,
-    pub held: Vec<Lease>,
+    pub registration: Registration,
 }
 
 /// A lease that moved to the new connection.
@@ -106,7 +97,8 @@ pub struct WorkerRow {
 
 /// Stores a connection, ends the previous one, and moves the leases that the worker still holds.
 pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Registered, StoreError> {
-    let mut held = new.held.clone();
+    let worker = &new.registration;
+    let mut held = worker.held.clone();
     // In the order in which every transaction locks rows of the queue, so that no two deadlock.
     held.sort_unstable_by_key(|l| (l.task_id, l.step));
     let tasks: Vec<Uuid> = held.iter().map(|l| l.task_id).collect();
@@ -122,7 +114,7 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
     // Superseded and not merely ended: the reaper then takes what stays with this connection for
     // undelivered instead of lost. Without a previous connection the parameter is NULL and matches
     // no row.
-    tx.execute(&end, &[&new.previous]).await?;
+    tx.execute(&end, &[&worker.previous]).await?;
     let insert = tx
         .prepare_cached(
             "WITH w AS (
@@ -137,14 +129,14 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
         &[
             &new.worker_id,
             &new.server_id,
-            &new.name,
-            &new.build_id,
-            &new.namespaces,
-            &new.handlers,
-            &new.max_concurrent_steps,
-            &new.labels,
+            &worker.name,
+            &worker.build_id,
+            &worker.namespaces,
+            &worker.handlers,
+            &worker.max_concurrent_steps,
+            &worker.labels,
             &lease.as_secs_f64(),
-            &new.max_assignment_bytes,
+            &worker.max_assignment_bytes,
         ],
     )
     .await?;
@@ -165,7 +157,7 @@ pub async fn register(db: &Db, new: &NewWorker, lease: Duration) -> Result<Regis
     // After the adoption: the leases that the previous connection still has did not arrive.
     let orphans = "SELECT task_id, step, lease, worker_id FROM queue WHERE worker_id = $1 AND lease IS NOT NULL";
     let orphans = tx.prepare_cached(orphans).await?;
-    let orphans = tx.query(&orphans, &[&new.previous]).await?;
+    let orphans = tx.query(&orphans, &[&worker.previous]).await?;
     tx.commit().await?;
     Ok(Registered {
         kept: kept.iter().map(kept_lease).collect(),

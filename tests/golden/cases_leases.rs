@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tasker::{
+    domain::worker::Registration,
     proto::{AttemptOutcome, CancelReason::LeaseLost, Register, ResultStatus, TaskState},
     server::ServerConfig,
     store::{self, Db, worker::NewWorker},
@@ -308,15 +309,17 @@ async fn ended_attempts_are_not_lost_with_their_worker() {
     let again = NewWorker {
         worker_id: uuid::Uuid::new_v4(),
         server_id: uuid::Uuid::new_v4(),
-        name: "raw".into(),
-        build_id: String::new(),
-        namespaces: Vec::new(),
-        handlers: vec!["h".into()],
-        max_concurrent_steps: 1,
-        max_assignment_bytes: 4 << 20,
-        labels: "{}".into(),
-        previous: Some(worker.registered.worker_id.parse().unwrap()),
-        held: Vec::new(),
+        registration: Registration {
+            name: "raw".into(),
+            build_id: String::new(),
+            namespaces: Vec::new(),
+            handlers: vec!["h".into()],
+            max_concurrent_steps: 1,
+            max_assignment_bytes: 4 << 20,
+            labels: "{}".into(),
+            previous: Some(worker.registered.worker_id.parse().unwrap()),
+            held: Vec::new(),
+        },
     };
     let db = Db::new(bench.db.url(), SCHEMA).unwrap();
     store::worker::register(&db, &again, Duration::from_secs(10))

@@ -31,7 +31,7 @@ use super::{
     maintenance::leases::Heartbeats,
 };
 use crate::{
-    domain::{attempt::Outcome, lease::Lease},
+    domain::{attempt::Outcome, lease::Lease, worker::Registration},
     store::{
         Db, StoreError,
         worker::{self as workers, NewWorker},
@@ -40,24 +40,6 @@ use crate::{
 
 /// Messages that may wait for a worker beyond one assignment and one acknowledgement per slot.
 const OUTBOX_SLACK: usize = 256;
-
-/// A worker that registers.
-#[derive(Clone, Debug)]
-pub struct Registration {
-    pub name: String,
-    pub build_id: String,
-    /// Empty for all.
-    pub namespaces: Vec<String>,
-    pub handlers: Vec<String>,
-    pub max_concurrent_steps: i32,
-    pub max_assignment_bytes: i32,
-    /// JSON object.
-    pub labels: String,
-    /// The worker's last connection.
-    pub previous: Option<Uuid>,
-    /// The leases that the worker still holds.
-    pub held: Vec<Lease>,
-}
 
 /// Why a registration failed. The worker keeps its leases.
 #[derive(Debug, thiserror::Error)]
@@ -119,15 +101,22 @@ impl Sessions {
             .registry
             .reserve_stream()
             .ok_or(RegistrationError::TooManyWorkers)?;
-        let new = self.connection(registration);
+        let new = NewWorker {
+            // An id for each connection and not for each worker, so that messages of an earlier
+            // connection cannot be mistaken for those of this one.
+            worker_id: Uuid::new_v4(),
+            server_id: self.server_id,
+            registration,
+        };
         let found = workers::register(&self.db, &new, self.lease).await?;
-        if let Some(previous) = new.previous {
+        if let Some(previous) = new.registration.previous {
             // If the previous stream is still open on this server, its worker no longer uses it.
             self.registry.send(previous, ToWorker::Superseded);
             self.registry.remove(previous);
         }
         let kept: HashSet<Lease> = found.kept.iter().map(|k| k.lease).collect();
         let void = new
+            .registration
             .held
             .iter()
             .filter(|l| !kept.contains(l))
@@ -146,34 +135,24 @@ impl Sessions {
             void,
         })
     }
-
-    fn connection(&self, worker: Registration) -> NewWorker {
-        NewWorker {
-            // An id for each connection and not for each worker, so that messages of an earlier
-            // connection cannot be mistaken for those of this one.
-            worker_id: Uuid::new_v4(),
-            server_id: self.server_id,
-            name: worker.name,
-            build_id: worker.build_id,
-            namespaces: worker.namespaces,
-            handlers: worker.handlers,
-            max_concurrent_steps: worker.max_concurrent_steps,
-            max_assignment_bytes: worker.max_assignment_bytes,
-            labels: worker.labels,
-            previous: worker.previous,
-            held: worker.held,
-        }
-    }
 }
 
 fn profile(new: NewWorker) -> Profile {
+    let Registration {
+        name,
+        namespaces,
+        handlers,
+        max_concurrent_steps,
+        max_assignment_bytes,
+        ..
+    } = new.registration;
     Profile {
         worker_id: new.worker_id,
-        name: new.name,
-        namespaces: new.namespaces.into_iter().collect(),
-        handlers: new.handlers.into_iter().collect(),
-        capacity: usize::try_from(new.max_concurrent_steps).unwrap_or(1),
-        max_assignment_bytes: new.max_assignment_bytes,
+        name,
+        namespaces: namespaces.into_iter().collect(),
+        handlers: handlers.into_iter().collect(),
+        capacity: usize::try_from(max_concurrent_steps).unwrap_or(1),
+        max_assignment_bytes,
     }
 }
 
